@@ -1,0 +1,175 @@
+"""What a backend is, and how a device is found, opened and chosen as the default.
+
+A backend is a class with the few methods below and modules of kernels; the class may be looked at freely (name, priority),
+making an instance opens it. Buffers are the backend's own: the core only passes them from one kernel to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
+from needle_core.op import OPS, Kernel, register_kernels
+from needle_core.spec import Device, DType
+
+type Buffer = Any
+type DeviceLike = Device | str
+
+
+class Backend(ABC):
+    """The maker of devices of one kind. `Backend()` opens it: an exception there means that the device is unavailable."""
+
+    name: ClassVar[str]
+    host: ClassVar[bool] = False
+    """Buffers are NumPy arrays, so that host code may compute on them in place. Only such a backend becomes the default."""
+    priority: ClassVar[int] = 0
+    """The host backend with the highest priority is the default device."""
+    kernels: ClassVar[Sequence[ModuleType]] = ()
+    """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
+
+    @abstractmethod
+    def devices(self) -> Sequence[str]:
+        """The names of the devices at hand, the default first: ["numpy"], or ["cuda:0", "cuda:1"]."""
+
+    @abstractmethod
+    def from_numpy(self, array: npt.NDArray[Any], device: Device) -> Buffer:
+        """A buffer with the values of `array`, which it may share if this is a host backend."""
+
+    @abstractmethod
+    def to_numpy(self, buffer: Buffer) -> npt.NDArray[Any]:
+        """The values of `buffer` on the host, without a copy where the memory is the host's."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
+        """A buffer whose values are not yet set."""
+
+    def bind(self, kernel: Kernel, attrs: Mapping[str, Any]) -> Callable[..., Buffer]:
+        """`kernel` with its attributes fixed, called once for each op, specs and attributes; the place to choose or compile."""
+        if not attrs:
+            return kernel
+        return lambda *buffers: kernel(*buffers, **attrs)
+
+    def synchronize(self, device: Device) -> None:
+        """Return when all work given to `device` is done."""
+
+    def memory_stats(self, device: Device) -> dict[str, int]:
+        """Bytes in use on `device` and the like; empty where the backend does not count them."""
+        return {}
+
+
+_lock = threading.RLock()
+_backends: dict[str, Backend] = {}  # opened
+_devices: dict[str, Device] = {}  # by name, of opened backends
+_default: Device | None = None
+
+
+def open_backend(name: str) -> Backend:
+    """The backend called `name`, opened on first use: its devices made, its kernels and those of plugins registered.
+
+    Raises DeviceError if no installed plugin offers it, PluginError if its plugin is broken, DeviceUnavailableError if it
+    cannot be opened here.
+    """
+    from needle_core.plugins import registry
+
+    with _lock:
+        if name in _backends:
+            return _backends[name]
+        offered = registry.find("backends", name)
+        if offered is None:
+            known = ", ".join(registry.names("backends")) or "none"
+            raise DeviceError(
+                f"no backend is called {name!r}", details={"installed": known}, hint="`needle plugins` lists what is installed and why"
+            )
+        try:
+            backend: Backend = offered()
+            names = list(backend.devices())
+        except Exception as cause:
+            reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, NeedleError) else cause.summary
+            raise DeviceUnavailableError(f"backend {name!r} is installed but cannot be opened: {reason}") from cause
+        kernels = {op: kernel for module in backend.kernels for op, kernel in _public_functions(module).items()}
+        unknown = sorted(op for op in kernels if op not in OPS)
+        if unknown:
+            raise DeviceUnavailableError(f"backend {name!r} has kernels for ops that do not exist: {', '.join(unknown)}")
+        register_kernels(name, kernels)
+        register_kernels(name, registry.kernels(name))
+        _backends[name] = backend
+        _devices.update({device: Device(device, backend) for device in names})
+        return backend
+
+
+def _public_functions(module: ModuleType) -> dict[str, Kernel]:
+    """The kernels of `module`: its own public functions, and callables of other kinds (ufuncs, native functions) named in it."""
+    return {
+        name: f
+        for name, f in vars(module).items()
+        if not name.startswith("_")
+        and callable(f)
+        and (getattr(f, "__module__", None) == module.__name__ or not isinstance(f, FunctionType | BuiltinFunctionType | type))
+    }
+
+
+def opened_backends() -> list[str]:
+    """Names of the backends opened so far."""
+    return list(_backends)
+
+
+def device(like: DeviceLike) -> Device:
+    """The device that `like` names, its backend opened if need be: "numpy", "cuda:1", or "cuda" for the first of its kind."""
+    if isinstance(like, Device):
+        return like
+    if not isinstance(like, str):
+        raise DeviceError(f"a device is named by a string, not by {type(like).__name__} {like!r}")
+    if like not in _devices:
+        backend = open_backend(like.partition(":")[0])
+        offered = list(backend.devices())
+        if like == backend.name and offered:
+            return _devices[offered[0]]
+        if like not in _devices:
+            raise DeviceError(f"backend {backend.name!r} has no device {like!r}", details={"devices": ", ".join(offered) or "none"})
+    return _devices[like]
+
+
+def default_device() -> Device:
+    """The device of tensors made without one: `set_default_device`, else `NEEDLE_DEVICE`, else the best host backend."""
+    global _default
+    if _default is None:
+        _default = device(default_device_reason()[0])
+    return _default
+
+
+def set_default_device(like: DeviceLike | None) -> None:
+    """Make tensors on `like` unless told otherwise; None returns to the choice by `NEEDLE_DEVICE` and priority."""
+    global _default
+    _default = None if like is None else device(like)
+
+
+def default_device_reason() -> tuple[str, str]:
+    """The name of the default device, and why it is the default."""
+    from needle_core.plugins import registry
+
+    if _default is not None:
+        return _default.name, "chosen in this process"
+    if name := os.environ.get("NEEDLE_DEVICE"):
+        return name, "NEEDLE_DEVICE says so"
+    hosts: list[type[Backend]] = []
+    for name in registry.names("backends"):
+        try:
+            backend = registry.find("backends", name)
+        except NeedleError as broken:
+            warnings.warn(f"not considered as the default device: {broken}", RuntimeWarning, stacklevel=3)
+            continue
+        if backend is not None and backend.host:
+            hosts.append(backend)
+    if not hosts:
+        raise DeviceError("no host backend is installed", hint="pip install needle-numpy-backend")
+    best = max(hosts, key=lambda b: (b.priority, b.name))
+    return best.name, f"the host backend of highest priority ({', '.join(f'{b.name} {b.priority}' for b in hosts)})"
