@@ -1,0 +1,61 @@
+# The only interface to the tools. Each target works alone, in any order, on a machine with Python 3.11+ and nothing installed.
+#
+#   make demo DEVICE=numpy ARGS="--epochs 3"     options of `needle train`
+#   make test ARGS="-k loader"                   options of pytest
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test bench lint types clean
+
+DEVICE ?=
+ARGS ?=
+
+# uv keeps the environment: the one on PATH, else one of our own in .tools. It takes the system's Python and downloads none.
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+READY := .venv/.ready
+
+help:  ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## train a network on handwritten digits
+	.venv/bin/needle train $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+test: $(READY)  ## run all tests
+	.venv/bin/python -m pytest $(ARGS)
+
+bench: $(READY)  ## measure
+	.venv/bin/python -m pytest benchmarks $(ARGS)
+
+lint: $(READY)  ## check style, format and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	@$(MAKE) --no-print-directory types
+
+types: $(READY)  ## check types, strictly
+	.venv/bin/mypy
+
+clean:  ## remove what the other targets made, except for training runs
+	rm -rf .venv .tools uv.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first Python that is new enough, unless PYTHON names one.
+find_python = for name in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		python=$$("$$name" -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2> /dev/null) || continue; \
+		[ -z "$$python" ] || break; \
+	done; \
+	if [ -z "$$python" ]; then echo "error: $(or $(PYTHON),no command on PATH) is Python 3.11 or newer; try: make PYTHON=/path/to/python" >&2; exit 1; fi
+
+$(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml) | $(filter .tools/%,$(UV))
+	@$(find_python); $(UV) sync --all-packages --python "$$python"
+	@touch $@
+
+.tools/bin/uv:
+	@$(find_python); \
+	if ! "$$python" -c 'import ensurepip, venv'; then \
+		echo "error: $$python cannot make environments; install the package python3-venv, or uv" >&2; exit 1; \
+	fi; \
+	"$$python" -m venv --clear .tools && .tools/bin/python -m pip install --quiet uv
