@@ -47,7 +47,9 @@ find_python = for name in $(or $(PYTHON),python3 python3.14 python3.13 python3.1
 		python=$$("$$name" -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2> /dev/null) || continue; \
 		[ -z "$$python" ] || break; \
 	done; \
-	if [ -z "$$python" ]; then echo "error: $(or $(PYTHON),no command on PATH) is Python 3.11 or newer; try: make PYTHON=/path/to/python" >&2; exit 1; fi
+	if [ -z "$$python" ]; then \
+		echo "error: no Python 3.11 or newer found$(if $(PYTHON), as $(PYTHON)); name one: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi
 
 $(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml) | $(filter .tools/%,$(UV))
 	@$(find_python); $(UV) sync --all-packages --python "$$python"
@@ -55,7 +57,7 @@ $(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml) | $(filter .tools/
 
 .tools/bin/uv:
 	@$(find_python); \
-	if ! "$$python" -c 'import ensurepip, venv'; then \
+	if ! "$$python" -c 'import ensurepip, venv' 2> /dev/null; then \
 		echo "error: $$python cannot make environments; install the package python3-venv, or uv" >&2; exit 1; \
 	fi; \
 	"$$python" -m venv --clear .tools && .tools/bin/python -m pip install --quiet uv
