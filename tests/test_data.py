@@ -91,9 +91,10 @@ def test_array_dataset_refuses_arrays_of_different_lengths() -> None:
     assert str(caught.value) == "the arrays of a data set must have one length\n  array 0: [3, 2]\n  array 1: [4]"
 
 
-def test_array_dataset_refuses_a_number() -> None:
+@pytest.mark.parametrize("arrays", [(np.zeros(3), 1.0), (1.0, 2.0)])
+def test_array_dataset_refuses_numbers(arrays: tuple[Any, ...]) -> None:
     with pytest.raises(ShapeError):
-        ArrayDataset(np.zeros(3), 1.0)
+        ArrayDataset(*arrays)
 
 
 def test_array_dataset_needs_an_array() -> None:
@@ -149,8 +150,31 @@ PLAIN = encoded(np.arange(6).reshape(2, 3))
             gzip.compress(PLAIN)[:-9],
             "not a readable gzip file\n  found: Compressed file ended before the end-of-stream marker was reached",
         ),
+        (
+            "a.gz",
+            gzip.compress(PLAIN)[:10] + b"\xff" * 20,
+            "not a readable gzip file\n  found: Error -3 while decompressing data: invalid block type",
+        ),
+        ("a", struct.pack(">4B65I", 0, 0, 8, 65, *[0] * 65), f"IDX header with impossible lengths\n  found: {[0] * 65}"),
+        (
+            "a",
+            struct.pack(">4B4I", 0, 0, 8, 4, 0, *[2**32 - 1] * 3),
+            "IDX header with impossible lengths\n  found: [0, 4294967295, 4294967295, 4294967295]",
+        ),
     ],
-    ids=["truncated", "oversized", "header", "empty", "other", "gzip unnamed", "gzip misnamed", "gzip truncated"],
+    ids=[
+        "truncated",
+        "oversized",
+        "header",
+        "empty",
+        "other",
+        "gzip unnamed",
+        "gzip misnamed",
+        "gzip truncated",
+        "gzip garbled",
+        "axes",
+        "lengths",
+    ],
 )
 def test_read_idx_says_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
@@ -167,7 +191,9 @@ def test_read_idx_names_a_missing_file(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=64), code=st.sampled_from([*TYPES, 0]), axes=st.integers(0, 255))
-def test_read_idx_of_any_bytes_raises_nothing_but_data_error(tmp_path_factory: Any, content: bytes, code: int, axes: int) -> None:
+def test_read_idx_of_any_bytes_raises_nothing_but_data_error(
+    tmp_path_factory: Any, content: bytes, code: int, axes: int
+) -> None:
     path = tmp_path_factory.mktemp("idx") / "a"
     path.write_bytes(bytes([0, 0, code, axes]) + content)
     try:
@@ -439,6 +465,22 @@ def test_loader_state_survives_a_second_stop() -> None:
     run(stopped, 2)
     resumed.load_state_dict(stopped.state_dict())
     assert resumed.state_dict() == stopped.state_dict()
+
+
+def test_loader_state_after_an_epoch_is_that_before_the_next() -> None:
+    stopped, resumed = resumable(5), resumable(99)
+    numbers(stopped)
+    resumed.load_state_dict(stopped.state_dict())
+    assert numbers(resumed) == numbers(stopped)
+
+
+def test_loader_state_replaces_the_place_that_it_was_at() -> None:
+    fresh = resumable(5).state_dict()
+    loader = resumable(99)
+    run(loader, 2)
+    loader.load_state_dict(fresh)
+    assert loader.state_dict() == fresh
+    assert run(loader, 6) == run(resumable(5), 6)
 
 
 def test_loader_without_shuffling_goes_on() -> None:

@@ -42,7 +42,7 @@ class ArrayDataset:
         self.transform = transform
         if not arrays:
             raise ArgumentError("a data set needs at least one array")
-        if len({array.shape[:1] for array in self.arrays} - {()}) != 1 or any(array.ndim == 0 for array in self.arrays):
+        if len({array.shape[:1] for array in self.arrays}) != 1 or self.arrays[0].ndim == 0:
             shapes = {f"array {i}": list(array.shape) for i, array in enumerate(self.arrays)}
             raise ShapeError("the arrays of a data set must have one length", details=shapes)
 
