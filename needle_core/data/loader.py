@@ -96,8 +96,7 @@ class DataLoader:
 
     def _move(self, position: list[int]) -> None:
         if self.shuffle:
-            state = self._source.state
-            state.data = Tensor(np.array(position, np.int64), device=state.device)
+            self._source.state.data = position
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data, in plain integers."""
