@@ -12,17 +12,16 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, get_origin
 
-import numpy as np
 import numpy.typing as npt
 
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
 from needle_core.op import OPS, Kernel, register_kernels
 from needle_core.spec import Device, DType
 
-type Buffer = Any
-type DeviceLike = Device | str
+Buffer: TypeAlias = Any
+DeviceLike: TypeAlias = Device | str
 
 
 class Backend(ABC):
@@ -113,6 +112,7 @@ def _public_functions(module: ModuleType) -> dict[str, Kernel]:
         for name, f in vars(module).items()
         if not name.startswith("_")
         and callable(f)
+        and get_origin(f) is None  # a type alias
         and (getattr(f, "__module__", None) == module.__name__ or not isinstance(f, FunctionType | BuiltinFunctionType | type))
     }
 

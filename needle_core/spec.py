@@ -9,7 +9,7 @@ import math
 import weakref
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -64,7 +64,7 @@ float64: Final = DType("float64", "float", 8)
 DTYPES: Final = {d.name: d for d in (bool_, uint8, int32, int64, float16, bfloat16, float32, float64)}
 DEFAULT: Final[dict[type, DType]] = {bool: bool_, int: int64, float: float32}  # of a Python number on its own
 
-type DTypeLike = DType | str | type | np.dtype[Any]
+DTypeLike: TypeAlias = DType | str | type | np.dtype[Any]
 
 
 def dtype(like: DTypeLike) -> DType:

@@ -1,0 +1,295 @@
+"""Reverse-mode differentiation over the graph of nodes.
+
+One engine, `_pull`, walks the nodes from the newest to the oldest and asks each op's rules for the gradients of its inputs. The
+engine does what every rule would otherwise repeat: it undoes broadcasting, skips gradients that nobody needs, adds up what
+arrives along several paths, and names the op when something goes wrong. Rules are written in ops: recorded, they differentiate again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import needle_core as ndl  # only for names that need autograd first
+from needle_core import tree
+from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError
+from needle_core.op import Node, mode
+from needle_core.spec import Spec
+from needle_core.tensor import Tensor, tensor_of
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Ops inside are not recorded: `with ndl.no_grad():`, or as a decorator `@ndl.no_grad()`. Per thread."""
+    with _recording(False):
+        yield
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Ops inside are recorded, also within `no_grad`."""
+    with _recording(True):
+        yield
+
+
+@contextmanager
+def _recording(value: bool) -> Iterator[None]:
+    before, mode.grad = mode.grad, value
+    try:
+        yield
+    finally:
+        mode.grad = before
+
+
+def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
+    """Add the gradient of `y` to `grad` of every leaf that requires one. See `Tensor.backward`."""
+    if not y.tracked:
+        raise GradientError("backward: nothing that this tensor was computed from requires a gradient", details={"tensor": y.spec})
+    if gradient is None:
+        if y.size != 1:
+            raise GradientError(
+                "backward: only a single number has a gradient without further ado",
+                details={"tensor": y.spec},
+                hint="y.sum().backward(), or give the gradient of what follows: y.backward(gradient)",
+            )
+        gradient = ndl.ones_like(y)
+    elif gradient.spec is not y.spec:
+        raise ShapeError("backward: the gradient must be like the tensor", details={"tensor": y.spec, "gradient": gradient.spec})
+    before, mode.grad = mode.grad, False
+    try:
+        for leaf, g in _pull([y], [gradient], None, retain_graph):
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
+    finally:
+        mode.grad = before
+
+
+def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """The value of `f(*args)` and its pullback, which maps a tree like the value to gradients like `args`.
+
+    `args` and the value are trees of tensors; leaves that are not floating tensors get the gradient None. The pullback can be
+    called several times, and what it returns differentiates again.
+    """
+    leaves, structure = tree.flatten(args)
+    targets = [_alias(x) if isinstance(x, Tensor) and x.spec.dtype.is_floating else None for x in leaves]
+    with enable_grad():
+        value = f(*tree.unflatten(structure, [x if t is None else t for x, t in zip(leaves, targets, strict=True)]))
+    outputs, shape = tree.flatten(value)
+    wanted = [t for t in targets if t is not None]
+    tracked = [y for y in outputs if isinstance(y, Tensor) and y.tracked]
+    open_ended = mode.grad and _leads_elsewhere(tracked, wanted)  # else no one can ask for gradients of these gradients
+
+    def pullback(cotangents: Any) -> tuple[Any, ...]:
+        gs, given = tree.flatten(cotangents)
+        if given != shape:
+            raise ArgumentError("vjp: the cotangents are not a tree like the value", details={"value": shape, "cotangents": given})
+        pairs = [(y, g) for y, g in zip(outputs, gs, strict=True) if isinstance(y, Tensor) and y.tracked]
+        for y, g in pairs:
+            if g.spec is not y.spec:
+                raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g.spec})
+        with _recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
+            found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, retain_graph=True)}
+        result: tuple[Any, ...] = tree.unflatten(
+            structure, [None if t is None else found[id(t)] if id(t) in found else ndl.zeros_like(t) for t in targets]
+        )
+        return result
+
+    if not open_ended:
+        value = tree.unflatten(shape, [y.detach() if isinstance(y, Tensor) else y for y in outputs])
+    return value, pullback
+
+
+def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+    """A function like `f` that returns `(f(...), gradient)`, the gradient a tree like the argument at `argnums` (a tuple for several).
+
+    With `has_aux`, `f` returns `(value, aux)` and the new function `((value, aux), gradient)`. The value is a single number.
+    """
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    def differentiated(*args: Any, **kwargs: Any) -> Any:
+        if any(not -len(args) <= n < len(args) for n in numbers):
+            raise ArgumentError(f"grad: argnums {argnums} with {len(args)} positional arguments")
+        aux: Any = None
+
+        def of_chosen(*chosen: Any) -> Any:
+            nonlocal aux
+            full = list(args)
+            for n, c in zip(numbers, chosen, strict=True):
+                full[n] = c
+            value = f(*full, **kwargs)
+            if has_aux:
+                value, aux = value
+            return value
+
+        value, pullback = vjp(of_chosen, *(args[n] for n in numbers))
+        if not isinstance(value, Tensor) or value.size != 1:
+            what = value.spec if isinstance(value, Tensor) else type(value).__name__
+            raise GradientError("grad: the function must return a single number", details={"returned": what})
+        gradients = pullback(ndl.ones_like(value))
+        return (value, aux) if has_aux else value, gradients[0] if isinstance(argnums, int) else gradients
+
+    return differentiated
+
+
+def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """A function that returns the gradient of `f`, which must return a single number. It differentiates again: `grad(grad(f))`."""
+    both = value_and_grad(f, argnums)
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
+
+
+def pull_through(
+    body: Callable[..., Any], g: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
+) -> list[Tensor | None]:
+    """The gradients of a composite that has no rule of its own: run its body again, recorded, and pull `g` through it."""
+    targets = [_alias(x) if n else x.detach() for x, n in zip(inputs, needed, strict=True)]
+    with enable_grad():
+        value = body(*targets, **attrs)
+    ys, gs = (list(value), list(g)) if isinstance(value, tuple) else ([value], [g])
+    pairs = [(y, c) for y, c in zip(ys, gs, strict=True) if y.tracked]
+    wanted = [t for t, n in zip(targets, needed, strict=True) if n]
+    found = {id(t): c for t, c in _pull([y for y, _ in pairs], [c for _, c in pairs], wanted, retain_graph=True)}
+    return [found.get(id(t)) for t in targets]
+
+
+def _leads_elsewhere(outputs: Sequence[Tensor], private: Sequence[Tensor]) -> bool:
+    """Whether a leaf other than the `private` ones is behind `outputs`."""
+    own = set(map(id, private))
+    inputs = itertools.chain(outputs, *(node.inputs or () for node in _reachable(outputs)))
+    return any(t.tracked and t.node is None and id(t) not in own for t in inputs)
+
+
+def _alias(x: Tensor) -> Tensor:
+    """A tensor of the same value to differentiate by: x may occur elsewhere in the function. It leads back to x's own graph."""
+    if x.tracked and mode.grad:
+        return +x
+    t = tensor_of(x.spec, x.buffer)
+    t.tracked = True
+    return t
+
+
+def _pull(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], targets: Sequence[Tensor] | None, retain_graph: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs (tensor, gradient) for the targets, or for all leaves that require a gradient if `targets` is None."""
+    nodes = _reachable(outputs)
+    order = sorted(nodes, key=lambda n: n.order, reverse=True)
+    on_path = None if targets is None else _leading_to(targets, order)
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}  # leaf's id -> leaf, gradient so far
+    arrived: dict[Node, Any] = {}  # node -> gradient so far, or a list with one for each output
+    wanted = {} if targets is None else {(t.node, t.index) if t.node else id(t): t for t in targets}
+
+    def arrive(t: Tensor, g: Tensor) -> None:
+        node = t.node
+        if node is None:
+            leaves[id(t)] = (t, leaves[id(t)][1] + g) if id(t) in leaves else (t, g)
+        elif isinstance(node.spec, tuple):
+            slots = arrived.setdefault(node, [None] * len(node.spec))
+            slots[t.index] = g if slots[t.index] is None else slots[t.index] + g
+        else:
+            arrived[node] = arrived[node] + g if node in arrived else g
+
+    for y, g in zip(outputs, cotangents, strict=True):
+        arrive(y, g)
+    for node in order:
+        g = arrived.pop(node, None)
+        if g is None:
+            continue
+        for i, part in enumerate(g) if isinstance(g, list) else ((0, g),):
+            if (node, i) in wanted and part is not None:
+                yield wanted[node, i], part
+        if on_path is not None and node not in on_path:
+            continue
+        inputs = node.inputs
+        assert inputs is not None  # _reachable has checked
+        needed = [t.tracked and (on_path is None or id(t) in wanted or t.node in on_path or (t.node, t.index) in wanted) for t in inputs]
+        for t, gradient, n in zip(inputs, _gradients(node, g, nodes[node], needed), needed, strict=True):
+            if n and gradient is not None:
+                arrive(t, gradient)
+        if not retain_graph:
+            node.inputs = node.buffers = node.outputs = None
+    for key, (leaf, g) in leaves.items():
+        if targets is None or key in wanted:
+            yield leaf, g
+
+
+def _reachable(outputs: Sequence[Tensor]) -> dict[Node, Tensor]:
+    """The nodes behind `outputs`, each with a tensor that it made."""
+    found: dict[Node, Tensor] = {}
+    stack = list(outputs)
+    while stack:
+        t = stack.pop()
+        node = t.node
+        if node is None or node in found:
+            continue
+        found[node] = t
+        if node.inputs is None:
+            raise GradientError(
+                "the graph behind this tensor has been freed by an earlier backward()",
+                details={"op": node.op.name, "output": node.spec},
+                hint="backward(retain_graph=True) keeps it",
+            )
+        stack += node.inputs
+    return found
+
+
+def _leading_to(targets: Sequence[Tensor], order: Sequence[Node]) -> set[Node]:
+    """The nodes through which a gradient must pass on its way to a target."""
+    ends = {(t.node, t.index) if t.node else id(t) for t in targets}
+    leading: set[Node] = set()
+    for node in reversed(order):
+        if any(id(t) in ends or (t.node, t.index) in ends or t.node in leading for t in node.inputs or ()):
+            leading.add(node)
+    return leading
+
+
+def _gradients(node: Node, g: Any, y: Tensor, needed: list[bool]) -> list[Tensor | None]:
+    """What a node's rules give for its inputs, checked and with broadcasting undone."""
+    inputs, buffers = node.inputs, node.buffers
+    assert inputs is not None
+    assert buffers is not None
+    if any(t.buffer is not b for t, b in zip(inputs, buffers, strict=True)):  # assigned since: the gradient is that of then
+        values = tuple(t if t.buffer is b else _as_it_was(t, b) for t, b in zip(inputs, buffers, strict=True))
+    else:
+        values = inputs
+    output: Any = y
+    if isinstance(node.spec, tuple):
+        output = tuple(map(_output, (node,) * len(node.spec), range(len(node.spec))))
+        g = tuple(ndl.zeros_like(o) if c is None else c for o, c in zip(output, g, strict=True))
+    try:
+        gradients = list(node.op.pullback(g, output, values, node.attrs, needed))
+        if len(gradients) != len(inputs):
+            raise GradientError(f"the gradient rule returned {len(gradients)} gradients for {len(inputs)} inputs")
+        return [
+            gi if gi is None or not n or gi.spec is t.spec else _unbroadcast(gi, t.spec)
+            for gi, t, n in zip(gradients, inputs, needed, strict=True)
+        ]
+    except NeedleError as error:
+        raise error.located(f"gradient of {node.op.name}", node.op._describe(inputs)) from error.__cause__
+
+
+def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
+    """The value that `t` had before it was assigned; gradients of gradients still lead to `t`."""
+    old = tensor_of(t.spec, buffer)
+    old.node, old.index, old.tracked = t.node, t.index, t.tracked
+    return old
+
+
+def _output(node: Node, index: int) -> Tensor:
+    assert node.outputs is not None
+    y = tensor_of(node.spec[index], node.outputs[index])
+    if node.spec[index].dtype.is_floating:
+        y.node, y.index, y.tracked = node, index, True
+    return y
+
+
+def _unbroadcast(g: Tensor, spec: Spec) -> Tensor:
+    """Sum `g` over the axes along which a tensor of `spec` was broadcast."""
+    if g.spec.dtype is not spec.dtype or g.spec.device is not spec.device:
+        raise GradientError("the gradient rule returned another dtype or device", details={"input": spec, "gradient": g.spec})
+    extra = len(g.shape) - len(spec.shape)
+    stretched = [i + extra for i, n in enumerate(spec.shape) if extra >= 0 and n == 1 and g.shape[i + extra] != 1]
+    summed = g.sum(axis=(*range(extra), *stretched), keepdims=True) if extra > 0 or stretched else g
+    if summed.shape[max(extra, 0) :] != spec.shape:
+        raise GradientError("the gradient rule returned another shape", details={"input": spec, "gradient": g.spec})
+    return summed if not extra else summed.reshape(spec.shape)

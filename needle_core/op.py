@@ -1,0 +1,440 @@
+"""What an op is, and how it is called.
+
+An op is one object: a front door that meets what the user wrote, a body (a composite) or kernels (a primitive), and gradient
+rules. Calling it looks up (op, specs, attributes) in one dictionary and runs what stands there. Only the first call of a
+combination takes the long way: lift numbers and arrays to tensors, promote dtypes, ask the door, choose the kernel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import update_wrapper
+from operator import attrgetter
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast
+
+import numpy as np
+
+from needle_core.errors import (
+    ArgumentError,
+    BoundsError,
+    DeviceError,
+    KernelError,
+    MissingGradientError,
+    MissingKernelError,
+    NeedleError,
+)
+from needle_core.spec import DEFAULT, Device, DType, Spec, promote
+from needle_core.tensor import Tensor, constant, tensor_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Kernel: TypeAlias = Callable[..., Any]
+Rule: TypeAlias = Callable[..., Any]
+Door: TypeAlias = Callable[..., tuple[Spec | tuple[Spec, ...], dict[str, Any]]]
+Run: TypeAlias = Callable[[tuple[Tensor, ...]], Any]
+
+OPS: dict[str, Op[..., Any]] = {}
+"""The ops of the core and of activated plugins, by name."""
+
+KERNELS: dict[tuple[str, str], Kernel] = {}
+"""The kernel table: (op, backend) -> kernel. It is read once for each op, specs and attributes."""
+
+MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
+
+_spec_of, _buffer_of = attrgetter("spec"), attrgetter("buffer")
+_count = itertools.count()
+
+
+class Mode(threading.local):
+    """How ops behave in this thread: `grad` says whether they are recorded for differentiation."""
+
+    grad = True
+
+
+mode = Mode()
+
+
+class Node:
+    """One application of an op. Autograd walks these, and they are what a graph consists of.
+
+    `buffers` are the inputs' buffers as they were, so that a weight that is assigned between forward and backward does not
+    change a gradient. `outputs` keeps the buffers of an op that returns several tensors. `order` grows with time: inputs
+    come before what is made of them. A backward pass that is through with a node sets `inputs` to None.
+    """
+
+    __slots__ = ("attrs", "buffers", "inputs", "op", "order", "outputs", "spec")
+
+    def __init__(
+        self, op: Op[..., Any], inputs: tuple[Tensor, ...], buffers: tuple[Any, ...], attrs: Mapping[str, Any], spec: Any
+    ) -> None:
+        self.op, self.attrs, self.spec = op, attrs, spec
+        self.inputs: tuple[Tensor, ...] | None = inputs
+        self.buffers: tuple[Any, ...] | None = buffers
+        self.outputs: tuple[Any, ...] | None = None
+        self.order = next(_count)
+
+
+class Op(Generic[P, R]):
+    """A named function on tensors; made by `primitive`, `composite` or as a `TensorOp`.
+
+    `operands` are the names of its tensor arguments, the last with a leading * if it takes any number of them; `body` is
+    None for a primitive; `rules` are the gradient rules, one for each operand, or one joint rule for all.
+    """
+
+    __name__: str
+
+    def __init__(self, function: Callable[P, R], door: Door, *, is_primitive: bool) -> None:
+        update_wrapper(self, function)
+        self.name = function.__name__
+        self.family = function.__module__.rpartition(".")[2]
+        self.door = door
+        self.is_primitive = is_primitive
+        self.body: Callable[..., Any] | None = None if is_primitive else function
+        self.operands = tuple(_operands(function))
+        self.rules: tuple[Rule | None, ...] | None = None
+        self.joint: Rule | None = None
+        self._runs: dict[Any, Run] = {}
+
+    def __repr__(self) -> str:
+        return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return OPS.__getitem__, (self.name,)
+
+    def vjp(self, *rules: Rule | None) -> Self:
+        """Give one gradient rule `(g, y, *inputs, **attrs) -> gradient` for each operand, written in ops.
+
+        None says that an operand has no gradient by definition. What broadcasting did to an operand is undone for the rule.
+        """
+        if len(rules) != len(self.operands) or self.operands[-1].startswith("*"):
+            raise ArgumentError(f"{self.name} has operands ({', '.join(self.operands)}), but {len(rules)} gradient rules")
+        self.rules = rules
+        return self
+
+    def vjp_joint(self, rule: Rule) -> Self:
+        """Give one rule `(g, y, *inputs, **attrs) -> (gradient, ...)` for all operands, where they share work."""
+        self.joint = rule
+        return self
+
+    def __call__(self, *args: P.args, **attrs: P.kwargs) -> R:
+        try:
+            if attrs:  # 1, 1.0 and True are equal keys, but not equal attributes
+                run = self._runs[(*map(_spec_of, args), *attrs.items(), *map(type, attrs.values()))]
+            else:
+                run = self._runs[(*map(_spec_of, args),)]
+        except (AttributeError, KeyError, TypeError):  # a number or array; a new combination; an attribute written as a list
+            return cast(R, self._meet(args, attrs))
+        return cast(R, run(cast("tuple[Tensor, ...]", args)))
+
+    # -- the long way, once for each combination ------------------------------------------------------------------------
+
+    def _meet(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        """Make tensors of the arguments, find out what to run, remember it, and run it."""
+        try:
+            self._check_arguments(args, attrs)
+            tensors = self._lift(args)
+            specs = tuple(t.spec for t in tensors)
+            run = self._bind(specs, attrs)
+        except NeedleError as error:
+            raise error.located(self.name, self._describe(args)) from error.__cause__
+        if all(map(_is_key, attrs.values())):
+            if len(self._runs) >= MEMO_LIMIT:
+                self._runs.clear()
+            self._runs[(*specs, *attrs.items(), *map(type, attrs.values()))] = run
+        return run(tensors)
+
+    def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
+        variadic = self.operands[-1].startswith("*") if self.operands else False
+        fits = len(args) >= len(self.operands) - 1 if variadic else len(args) == len(self.operands)
+        if not fits:
+            takes = f"takes {len(self.operands)} tensors ({', '.join(self.operands)})" if self.operands else "takes no tensors"
+            raise ArgumentError(f"{takes}, got {len(args)}", hint=f"attributes are keywords: {self.name}{self.__signature()}")
+        parameters = inspect.signature(self.__wrapped__).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        if unknown := [name for name in attrs if name not in known]:
+            raise ArgumentError(f"has no attribute {unknown[0]!r}", details={"attributes": ", ".join(known) or "none"})
+        required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        if missing := [name for name in required if name not in attrs]:
+            raise ArgumentError(f"needs the attribute {missing[0]!r}", hint=f"{self.name}{self.__signature()}")
+
+    def __signature(self) -> str:
+        signature = inspect.signature(self.__wrapped__)
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+
+    def _lift(self, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """Tensors of all arguments, on their common device, in the dtypes that the door's promotion rule asks for."""
+        device: Device | None = None
+        for a in args:
+            if isinstance(a, Tensor):
+                if device is not None and a.spec.device is not device:
+                    raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
+                device = a.spec.device
+        weak = {i for i, a in enumerate(args) if type(a) in DEFAULT}
+        mixed = [a if i in weak or isinstance(a, Tensor) else Tensor(a, device=device) for i, a in enumerate(args)]
+        if device is None and mixed and not isinstance(mixed[0], Tensor):
+            device = next((m.spec.device for m in mixed if isinstance(m, Tensor)), None)
+        wanted = self._promoted([type(m) if i in weak else m.spec.dtype for i, m in enumerate(mixed)])
+        return tuple(constant(m, wanted[i], device) if i in weak else m for i, m in enumerate(mixed))
+
+    def _promoted(self, dtypes: list[Any]) -> list[DType]:
+        """The dtype that each operand is to have, by the door's promotion rule; without one, its own."""
+        rule = getattr(self.door, "promotion", None)
+        return list(rule(*dtypes)) if rule else [promote(d) for d in dtypes]
+
+    def _bind(self, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+        """What to run for operands of these specs with these attributes."""
+        dtypes = self._promoted([s.dtype for s in specs])
+        if any(s.dtype is not d for s, d in zip(specs, dtypes, strict=True)):
+            astype = OPS["astype"]
+            return lambda args: self(
+                *(a if a.spec.dtype is d else astype(a, dtype=d) for a, d in zip(args, dtypes, strict=True)),  # type: ignore[arg-type]
+                **attrs,
+            )
+        spec, canonical = self.door(*specs, **attrs)
+        outputs = spec if isinstance(spec, tuple) else (spec,)
+        backend = outputs[0].device.backend
+        kernel = KERNELS.get((self.name, backend.name))
+        if kernel is not None:
+            return self._launch(backend.bind(kernel, canonical), spec, canonical)
+        if self.body is None:
+            having = sorted(b for op, b in KERNELS if op == self.name) or ["none"]
+            raise MissingKernelError(
+                f"backend {backend.name!r} has no kernel for this primitive", details={"kernels": ", ".join(having)}
+            )
+        body = self.body
+        if self.rules is None and self.joint is None:
+            return lambda args: body(*args, **canonical)
+        return self._launch_body(body, spec, canonical)
+
+    # -- what runs ------------------------------------------------------------------------------------------------------
+
+    def _launch(self, kernel: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+        """Run a kernel on the operands' buffers and record the call if an operand is tracked."""
+        if isinstance(spec, tuple):
+            return self._launch_many(kernel, spec, attrs)
+        floating = spec.dtype.is_floating
+
+        def run(args: tuple[Tensor, ...]) -> Tensor:
+            buffers = (*map(_buffer_of, args),)
+            try:
+                y = tensor_of(spec, kernel(*buffers))
+            except Exception as cause:
+                raise self._failed(cause, args) from cause
+            if floating:
+                for a in args:
+                    if a.tracked:
+                        if mode.grad:
+                            y.node = Node(self, args, buffers, attrs, spec)
+                            y.tracked = True
+                        break
+            return y
+
+        return run
+
+    def _launch_many(self, kernel: Callable[..., Any], specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+        def run(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            buffers = (*map(_buffer_of, args),)
+            try:
+                results = tuple(kernel(*buffers))
+            except Exception as cause:
+                raise self._failed(cause, args) from cause
+            return self._record_many(args, buffers, results, specs, attrs)
+
+        return run
+
+    def _launch_body(self, body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+        """Run a composite that has a gradient rule of its own: its body goes unrecorded, the call is recorded as one node."""
+
+        def run(args: tuple[Tensor, ...]) -> Any:
+            if not (mode.grad and any(a.tracked for a in args)):
+                return body(*args, **attrs)
+            buffers = (*map(_buffer_of, args),)
+            mode.grad = False
+            try:
+                result = body(*args, **attrs)
+            finally:
+                mode.grad = True
+            if isinstance(spec, tuple):
+                return self._record_many(args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
+            y = tensor_of(spec, result.buffer)
+            if spec.dtype.is_floating:
+                y.node = Node(self, args, buffers, attrs, spec)
+                y.tracked = True
+            return y
+
+        return run
+
+    def _record_many(
+        self, args: tuple[Tensor, ...], buffers: tuple[Any, ...], results: tuple[Any, ...], specs: tuple[Spec, ...], attrs: Any
+    ) -> tuple[Tensor, ...]:
+        ys = tuple(map(tensor_of, specs, results))
+        if mode.grad and any(a.tracked for a in args):
+            node = Node(self, args, buffers, attrs, specs)
+            node.outputs = results
+            for i, y in enumerate(ys):
+                if y.spec.dtype.is_floating:
+                    y.node, y.index, y.tracked = node, i, True
+        return ys
+
+    def _failed(self, cause: Exception, args: tuple[Any, ...]) -> NeedleError:
+        """The error for an exception that a kernel raised."""
+        if isinstance(cause, NeedleError):
+            error = cause
+        elif isinstance(cause, IndexError):
+            error = BoundsError(str(cause))
+        elif isinstance(cause, MemoryError):
+            error = KernelError(f"out of memory: {cause}")
+        else:
+            error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}")
+        return error.located(self.name, self._describe(args))
+
+    def _describe(self, args: tuple[Any, ...]) -> dict[str, object]:
+        """The operands as an error shows them."""
+        names: Iterable[str] = self.operands
+        if self.operands and self.operands[-1].startswith("*"):
+            fixed, rest = self.operands[:-1], self.operands[-1][1:]
+            names = [*fixed, *(f"{rest}[{i}]" for i in range(len(args) - len(fixed)))]
+        return {name: a.spec if isinstance(a, Tensor) else _brief(a) for name, a in zip(names, args, strict=False)}
+
+    # -- gradients ------------------------------------------------------------------------------------------------------
+
+    def pullback(
+        self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
+    ) -> Iterable[Tensor | None]:
+        """The gradients for the `needed` inputs, given `g` for the output `y`; None where there is none by definition."""
+        if self.joint is not None:
+            return cast("Iterable[Tensor | None]", self.joint(g, y, *inputs, **attrs))
+        if self.rules is not None:
+            return [
+                rule(g, y, *inputs, **attrs) if n and rule is not None else None
+                for rule, n in zip(self.rules, needed, strict=True)
+            ]
+        if self.body is not None:
+            from needle_core.autograd import pull_through
+
+            return pull_through(self.body, g, inputs, attrs, needed)
+        raise MissingGradientError("no gradient rule", hint=f"{self.name}.vjp(...) gives one rule for each operand")
+
+
+class TensorOp(Op[..., Any]):
+    """An op written as a class: `compute` on NumPy arrays, `gradient` on tensors. An instance is the op, its fields its attributes.
+
+        class Swish(TensorOp):
+            def compute(self, x):                     # arrays in, array out
+                return x / (1 + np.exp(-x))
+            def gradient(self, out_grad, node):       # tensors; one gradient for each input, alone or as a tuple
+                (x,) = node.inputs
+                s = ndl.sigmoid(x)
+                return out_grad * (s + x * s * (1 - s))
+
+    It needs host memory: on a backend whose buffers are not NumPy arrays, calling it raises MissingKernelError.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        parameters = [p for p in inspect.signature(cls.compute).parameters.values() if p.name != "self"]
+        self.name = self.__name__ = cls.__name__
+        self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
+        self.operands = tuple(f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters)
+        self.rules = self.joint = None
+        self._runs = {}
+        return self
+
+    def __init__(self) -> None:
+        pass
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return object.__reduce__(self)
+
+    def compute(self, *arrays: Any) -> Any:
+        """The value: arrays in, one array out."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute(self, *arrays)")
+
+    def gradient(self, out_grad: Tensor, node: Node) -> Any:
+        """The gradient for each of `node.inputs`, given `out_grad` for the output."""
+        raise MissingGradientError("no gradient rule", hint=f"define {type(self).__name__}.gradient(self, out_grad, node)")
+
+    def __call__(self, *args: Any) -> Tensor:
+        try:
+            if self.operands and not self.operands[-1].startswith("*") and len(args) != len(self.operands):
+                raise ArgumentError(f"takes {len(self.operands)} tensors ({', '.join(self.operands)}), got {len(args)}")
+            device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
+            tensors = tuple(a if isinstance(a, Tensor) else Tensor(a, device=device) for a in args)
+            device = tensors[0].spec.device
+            if any(t.spec.device is not device for t in tensors):
+                raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
+            if not device.backend.host:
+                raise MissingKernelError(f"a TensorOp computes on host arrays, and {device} does not keep its buffers there")
+        except NeedleError as error:
+            raise error.located(self.name, self._describe(args)) from error.__cause__
+        buffers = tuple(t.buffer for t in tensors)
+        views = [device.backend.to_numpy(b) for b in buffers]
+        try:
+            result = Tensor(np.asarray(self.compute(*views)), device=device)
+        except Exception as cause:
+            raise self._failed(cause, tensors) from cause
+        if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
+            result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
+        return result
+
+    def pullback(
+        self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
+    ) -> Iterable[Tensor | None]:
+        gradients = self.gradient(g, Node(self, inputs, (), attrs, y.spec))
+        return gradients if isinstance(gradients, tuple | list) else (gradients,)
+
+
+def primitive(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare an op that backends must supply a kernel for: the function gives name, operands, attributes and documentation."""
+    return lambda function: Op(function, door, is_primitive=True)
+
+
+def composite(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare an op that is written in other ops: it runs everywhere, and a backend may supply a faster kernel of its name."""
+    return lambda function: Op(function, door, is_primitive=False)
+
+
+def register_op(op: Op[..., Any]) -> None:
+    """Put `op` under its name into OPS; a name is taken once."""
+    if OPS.setdefault(op.name, op) is not op:
+        raise ArgumentError(f"an op is already called {op.name!r}")
+
+
+def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
+    """Enter a backend's kernels, op name to kernel, into the kernel table."""
+    for name, kernel in kernels.items():
+        KERNELS[name, backend] = kernel
+        if name in OPS:
+            OPS[name]._runs.clear()
+
+
+def _operands(function: Callable[..., Any]) -> Iterable[str]:
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.VAR_POSITIONAL:
+            yield f"*{p.name}"
+        elif p.kind is not p.KEYWORD_ONLY:
+            yield p.name
+
+
+def _is_key(value: Any) -> bool:
+    """Whether an attribute may be part of a dictionary key: hashable, and equal only to what means the same (0.0 == -0.0)."""
+    if isinstance(value, tuple):
+        return all(map(_is_key, value))
+    if isinstance(value, float):
+        return value != 0.0 and not math.isnan(value)
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

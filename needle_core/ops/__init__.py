@@ -1,0 +1,42 @@
+"""The ops, by family. Those of plugins are found here by name, when first wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from needle_core import op as _op
+from needle_core.ops import activation, create, elementwise, index, linalg, loss, normalize, reduce, shape
+from needle_core.ops.activation import *
+from needle_core.ops.create import *
+from needle_core.ops.elementwise import *
+from needle_core.ops.index import *
+from needle_core.ops.linalg import *
+from needle_core.ops.loss import *
+from needle_core.ops.normalize import *
+from needle_core.ops.reduce import *
+from needle_core.ops.shape import *
+
+__all__: list[str] = []
+__all__ += activation.__all__
+__all__ += create.__all__
+__all__ += elementwise.__all__
+__all__ += index.__all__
+__all__ += linalg.__all__
+__all__ += loss.__all__
+__all__ += normalize.__all__
+__all__ += reduce.__all__
+__all__ += shape.__all__
+
+for _name in __all__:
+    if isinstance(globals()[_name], _op.Op):
+        _op.register_op(globals()[_name])
+
+
+def __getattr__(name: str) -> Any:
+    """The op of a plugin."""
+    from needle_core.plugins import registry
+
+    found = None if name.startswith("__") else registry.find("ops", name)
+    if found is None:
+        raise AttributeError(f"no op is called {name!r}, in the core or in an installed plugin")
+    return found

@@ -1,0 +1,471 @@
+"""Tensor: a spec, a buffer, and the node that made it.
+
+Tensors are values: nothing writes into a buffer that a tensor has, so tensors and nodes may share buffers. What can change is
+which buffer a tensor has: assigning `w.data` puts a new value in the old one's place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
+from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
+from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, promote
+
+if TYPE_CHECKING:
+    from needle_core.op import Node
+
+Number: TypeAlias = bool | int | float
+Operand: TypeAlias = "Tensor | Number | npt.NDArray[Any] | Sequence[Any]"
+Axes: TypeAlias = int | Sequence[int] | None
+
+
+class Tensor:
+    """An array of numbers on a device, which remembers how it was computed if a gradient may be asked of it.
+
+    `data` is anything that NumPy makes an array of, and is copied; its dtype is kept, while Python numbers become bool, int64 or
+    float32. `requires_grad` marks a leaf whose gradient `backward` leaves in `grad`.
+
+    Raises: DtypeError for a dtype that Needle does not have or that cannot be differentiated.
+    """
+
+    __slots__ = ("__weakref__", "buffer", "grad", "index", "node", "spec", "tracked")
+    __array_ufunc__ = None  # ndarray + Tensor is Tensor.__radd__
+    __array_priority__ = 1000
+
+    spec: Spec
+    buffer: Any
+    node: Node | None  # what made it, if it is differentiable and not a leaf
+    index: int  # which of the node's outputs it is
+    tracked: bool  # a gradient flows through it
+    grad: Tensor | None
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        dtype: DTypeLike | None = None,
+        device: Device | str | None = None,
+        requires_grad: bool = False,
+    ) -> None:
+        where = ndl.default_device() if device is None else ndl.device(device)
+        if isinstance(data, Tensor):
+            source = data.detach() if device is None else data.detach().to(where)
+            source = source if dtype is None else source.astype(dtype)
+            self.spec, self.buffer = source.spec, source.buffer
+        else:
+            array = _array(data, dtype)
+            self.spec = Spec.of(array.shape, DTYPES[array.dtype.name], where)
+            self.buffer = where.backend.from_numpy(array, where)
+        self.node, self.index, self.grad, self.tracked = None, 0, None, False
+        self.requires_grad = requires_grad
+
+    # -- what it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.spec.dtype
+
+    @property
+    def device(self) -> Device:
+        return self.spec.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.spec.shape)
+
+    @property
+    def size(self) -> int:
+        return self.spec.size
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient flows to or through this tensor. Can be set on a leaf of floating dtype."""
+        return self.tracked
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and not self.spec.dtype.is_floating:
+            raise DtypeError(f"only floating tensors have gradients, not {self.spec.dtype}", details={"tensor": self.spec})
+        if self.node is not None and not value:
+            raise GradientError("the result of an op cannot stop requiring gradients", hint="x.detach() is free of the graph")
+        self.tracked = bool(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a tensor that no recorded op made."""
+        return self.node is None
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=200, edgeitems=3)
+        tail = ", requires_grad=True" if self.tracked else ""
+        return f"Tensor({values}, {self.spec}{tail})"
+
+    def __len__(self) -> int:
+        if not self.spec.shape:
+            raise ShapeError("a 0-d tensor has no length", details={"tensor": self.spec})
+        return self.spec.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__  # tensors are keys by identity, although == compares elementwise
+
+    # -- values in and out ----------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Tensor:
+        """This value without its graph. Assigning puts a value of the same spec in its place; no graph comes with it."""
+        return tensor_of(self.spec, self.buffer)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        new = value if isinstance(value, Tensor) else Tensor(value, dtype=self.spec.dtype, device=self.spec.device)
+        if new.spec is not self.spec:
+            kind = ShapeError if new.shape != self.shape else DtypeError if new.dtype is not self.dtype else DeviceError
+            raise kind("data: the new value does not fit in the place of the old", details={"old": self.spec, "new": new.spec})
+        self.buffer, self.node, self.index = new.buffer, None, 0
+
+    def detach(self) -> Tensor:
+        """The same value, sharing its buffer, outside of any graph."""
+        return tensor_of(self.spec, self.buffer)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The values as a NumPy array: read-only, and without a copy where the memory is the host's."""
+        view = self.spec.device.backend.to_numpy(self.buffer).view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise DtypeError(f"the values are {self.dtype}; as {np.dtype(dtype)} they must be copied")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._host().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[Any, Any]:
+        return self._host().__dlpack_device__()
+
+    def _host(self) -> npt.NDArray[Any]:
+        if not self.spec.device.backend.host:
+            raise DeviceError(f"no DLPack view of a tensor on {self.spec.device}", details={"tensor": self.spec})
+        array = self.spec.device.backend.to_numpy(self.buffer)
+        return array if array.flags.writeable else array.copy()  # an expanded value has no memory of its own to lend
+
+    def item(self) -> Number:
+        """The only element, as a Python number."""
+        if self.size != 1:
+            raise ShapeError("only a tensor of one element is a number", details={"tensor": self.spec})
+        value: Number = self.numpy().reshape(()).tolist()
+        return value
+
+    def tolist(self) -> Any:
+        return self.numpy().tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if not self.spec.dtype.is_integer:
+            raise DtypeError(f"only an integer tensor is an index, not {self.spec.dtype}", details={"tensor": self.spec})
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), np.array(self.numpy()), self.spec.device, self.tracked and self.is_leaf)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A leaf with the same value, which shares the buffer: buffers are never written."""
+        copy = object.__new__(type(self))
+        copy.spec, copy.buffer, copy.node, copy.index, copy.grad = self.spec, self.buffer, None, 0, None
+        copy.tracked = self.tracked and self.is_leaf
+        memo[id(self)] = copy
+        return copy
+
+    # -- gradients ------------------------------------------------------------------------------------------------------
+
+    def backward(self, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
+        """Add the gradient of this tensor to `grad` of every leaf that requires one, and free the graph behind it.
+
+        `gradient` is the gradient of the final value with respect to this tensor, same shape; by default 1 for a single element.
+        """
+        from needle_core.autograd import backward
+
+        backward(self, gradient, retain_graph=retain_graph)
+
+    # -- operators ------------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Operand) -> Tensor:
+        return ndl.add(self, _operand(self, other))
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return ndl.add(_operand(self, other), self)
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return ndl.subtract(self, _operand(self, other))
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return ndl.subtract(_operand(self, other), self)
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return ndl.multiply(self, _operand(self, other))
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return ndl.multiply(_operand(self, other), self)
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        return ndl.divide(self, _operand(self, other))
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return ndl.divide(_operand(self, other), self)
+
+    def __floordiv__(self, other: Operand) -> Tensor:
+        return ndl.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Operand) -> Tensor:
+        return ndl.floor_divide(other, self)
+
+    def __mod__(self, other: Operand) -> Tensor:
+        return ndl.remainder(self, other)
+
+    def __rmod__(self, other: Operand) -> Tensor:
+        return ndl.remainder(other, self)
+
+    def __pow__(self, other: Operand) -> Tensor:
+        return ndl.square(self) if type(other) in (int, float) and other == 2 else ndl.pow(self, other)
+
+    def __rpow__(self, other: Operand) -> Tensor:
+        return ndl.pow(other, self)
+
+    def __matmul__(self, other: Operand) -> Tensor:
+        return ndl.matmul(self, other)
+
+    def __rmatmul__(self, other: Operand) -> Tensor:
+        return ndl.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return ndl.negative(self)
+
+    def __pos__(self) -> Tensor:
+        return ndl.positive(self)
+
+    def __abs__(self) -> Tensor:
+        return ndl.abs(self)
+
+    def __eq__(self, other: Operand) -> Tensor:  # type: ignore[override]  # elementwise, as in NumPy
+        return ndl.equal(self, other)
+
+    def __ne__(self, other: Operand) -> Tensor:  # type: ignore[override]
+        return ndl.not_equal(self, other)
+
+    def __lt__(self, other: Operand) -> Tensor:
+        return ndl.less(self, other)
+
+    def __le__(self, other: Operand) -> Tensor:
+        return ndl.less_equal(self, other)
+
+    def __gt__(self, other: Operand) -> Tensor:
+        return ndl.greater(self, other)
+
+    def __ge__(self, other: Operand) -> Tensor:
+        return ndl.greater_equal(self, other)
+
+    def __and__(self, other: Operand) -> Tensor:
+        return ndl.logical_and(self, other)
+
+    def __or__(self, other: Operand) -> Tensor:
+        return ndl.logical_or(self, other)
+
+    def __xor__(self, other: Operand) -> Tensor:
+        return ndl.logical_xor(self, other)
+
+    def __invert__(self) -> Tensor:
+        return ndl.logical_not(self)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return ndl.getitem(self, key)
+
+    # -- methods that stand for ops -------------------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        return ndl.permute_dims(self)
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes exchanged."""
+        return ndl.matrix_transpose(self)
+
+    def to(self, device: Device | str) -> Tensor:
+        """This tensor on `device`: itself if it is there, else a copy through the host that gradients flow back through."""
+        where = ndl.device(device)
+        return self if where is self.spec.device else ndl.to_device(self, device=where)
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        return ndl.astype(self, dtype=dtype)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return ndl.reshape(self, shape=_spread(shape))
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """The axes in the order given; reversed by default."""
+        return ndl.permute_dims(self, axes=_spread(axes) if axes else None)
+
+    def broadcast_to(self, *shape: Any) -> Tensor:
+        return ndl.broadcast_to(self, shape=_spread(shape))
+
+    def flatten(self) -> Tensor:
+        return ndl.reshape(self, shape=(-1,))
+
+    def sum(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.mean(self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Axes = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        return ndl.var(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def std(self, axis: Axes = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
+        return ndl.std(self, axis=axis, correction=correction, keepdims=keepdims)
+
+    def max(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.min(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.prod(self, axis=axis, keepdims=keepdims)
+
+    def all(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.all(self, axis=axis, keepdims=keepdims)
+
+    def any(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.any(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.argmax(self, axis=axis, keepdims=keepdims)
+
+    def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
+        return ndl.argmin(self, axis=axis, keepdims=keepdims)
+
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        return ndl.cumsum(self, axis=axis)
+
+
+def tensor_of(spec: Spec, buffer: Any) -> Tensor:
+    """A Tensor of what a kernel made; the one constructor that asks no questions."""
+    t = _new(Tensor)
+    t.spec = spec
+    t.buffer = buffer
+    t.node = None
+    t.index = 0
+    t.grad = None
+    t.tracked = False
+    return t
+
+
+def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
+    """The 0-d tensor of a Python number, kept with its device: numbers in formulas come again at every step.
+
+    Raises DtypeError if an integer is out of the dtype's range.
+    """
+    where = ndl.default_device() if device is None else device
+    key = (number, number.__class__, dtype, math.copysign(1.0, number) if number == 0 else 1)
+    kept = where.constants.get(key)
+    if kept is None:
+        try:
+            array = np.array(number, dtype.numpy)
+        except OverflowError:
+            raise DtypeError(f"{number} is out of the range of {dtype}") from None
+        kept = tensor_of(Spec.of((), dtype, where), where.backend.from_numpy(array, where))
+        if len(where.constants) >= 1024:  # numbers that change at every step must not fill the memory
+            where.constants.clear()
+        where.constants[key] = kept
+    return tensor_of(kept.spec, kept.buffer)
+
+
+def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor:
+    """A tensor that shares the memory of `source` (anything with `__dlpack__` on the host), which must not be written afterwards.
+
+    Raises: DtypeError for a dtype that Needle does not have.
+    """
+    where = ndl.default_device() if device is None else ndl.device(device)
+    array = np.from_dlpack(source)
+    _check_dtype(array)
+    return tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where))
+
+
+_new: Callable[[type[Tensor]], Tensor] = object.__new__
+
+
+def _operand(self: Tensor, other: Any) -> Any:
+    """`other` ready for an arithmetic op with `self`: Python numbers become the constants that promotion would make of them."""
+    kind = other.__class__
+    return constant(other, promote(self.spec.dtype, kind), self.spec.device) if kind in DEFAULT else other
+
+
+def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
+    """A new array with the values of `data`: NumPy's dtypes are kept, Python's floats are float32."""
+    if like is not None:
+        try:
+            return np.array(data, dtype(like).numpy, order="C")
+        except OverflowError as error:
+            raise DtypeError(str(error)) from None
+        except ValueError as error:
+            raise ArgumentError(f"no array can be made of this: {error}") from None
+    if not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
+        if isinstance(data, list | tuple) and (parts := [d for d in data if isinstance(d, Tensor)]):
+            data, like = [d.numpy() if isinstance(d, Tensor) else d for d in data], parts[0].dtype
+            return _array(data, like)
+        try:
+            array = np.array(data)
+        except ValueError as error:
+            raise ArgumentError(f"no array can be made of this: {error}") from None
+        if array.dtype == np.float64 and not _has_numpy(data):
+            array = array.astype(np.float32)
+    else:
+        array = np.array(data, order="C")
+    _check_dtype(array)
+    return array
+
+
+def _has_numpy(data: Any) -> bool:
+    return isinstance(data, np.ndarray | np.generic) or (isinstance(data, list | tuple) and any(map(_has_numpy, data)))
+
+
+def _check_dtype(array: npt.NDArray[Any]) -> None:
+    if array.dtype.name not in DTYPES:
+        raise DtypeError(f"no dtype {array.dtype}", details={"dtypes": ", ".join(DTYPES)}, hint="convert it, or give dtype=")
+
+
+def _spread(args: tuple[Any, ...]) -> Any:
+    """`f(2, 3)` and `f((2, 3))` say the same."""
+    return args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+
+
+def _restore(kind: type[Tensor], array: npt.NDArray[Any], device: Device, requires_grad: bool) -> Tensor:
+    source = Tensor(array, device=device)
+    t = object.__new__(kind)
+    t.spec, t.buffer, t.node, t.index, t.grad, t.tracked = source.spec, source.buffer, None, 0, None, requires_grad
+    return t

@@ -1,0 +1,80 @@
+"""Kernels of elementwise ops. Most are NumPy's own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from needle_core.spec import DType
+
+Array = npt.NDArray[Any]
+
+add = np.add
+subtract = np.subtract
+multiply = np.multiply
+floor_divide = np.floor_divide
+remainder = np.remainder
+pow = np.power
+maximum = np.maximum
+minimum = np.minimum
+negative = np.negative
+abs = np.abs
+sign = np.sign
+square = np.square
+equal = np.equal
+not_equal = np.not_equal
+less = np.less
+less_equal = np.less_equal
+greater = np.greater
+greater_equal = np.greater_equal
+logical_not = np.logical_not
+logical_and = np.logical_and
+logical_or = np.logical_or
+logical_xor = np.logical_xor
+isnan = np.isnan
+isinf = np.isinf
+isfinite = np.isfinite
+exp = np.exp
+log = np.log
+sqrt = np.sqrt
+sin = np.sin
+cos = np.cos
+tanh = np.tanh
+atan2 = np.arctan2
+expm1 = np.expm1
+log1p = np.log1p
+divide = np.true_divide
+
+
+def floor(x: Array) -> Array:
+    return np.floor(x, out=...) if x.dtype.kind not in "iu" else x
+
+
+def round(x: Array) -> Array:
+    return np.rint(x, out=...) if x.dtype.kind not in "iu" else x
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    return np.where(condition, a, b)
+
+
+def astype(x: Array, *, dtype: DType) -> Array:
+    return x.astype(dtype.numpy)
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, x.dtype.type(0), out=...)
+
+
+def sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, x.dtype.type(1)) / (1 + e)
+
+
+def erf(x: Array) -> Array:
+    return np.asarray(_erf(x)).astype(x.dtype)
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)  # 90 ns an element; NumPy has no erf

@@ -1,0 +1,16 @@
+"""Kernels of matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    if a.dtype.itemsize == 2:  # half precision accumulates in float32
+        return np.asarray(np.matmul(a.astype(np.float32), b.astype(np.float32))).astype(a.dtype)
+    return np.matmul(a, b, out=...)
