@@ -1,0 +1,55 @@
+"""The command line: `needle COMMAND`. Each command is a file of this folder, imported when it is called.
+
+A new command is a new file NAME.py with a click command called NAME. The first line of the file is its line in `needle --help`.
+"""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import click
+
+from needle_core.errors import NeedleError
+from needle_core.plugins.environment import flag
+
+
+class _Files(click.Group):
+    """A group whose commands are the modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return cast(click.Command, getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them: what they need may take a second to import."""
+        lines = []
+        for name in self.list_commands(ctx):
+            source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+            lines.append((name, (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]))
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+
+@click.command(cls=_Files, context_settings={"help_option_names": ["-h", "--help"]})
+def needle() -> None:
+    """Needle: deep learning with backends, ops and optimizers as plugins."""
+
+
+def main() -> None:
+    """Run the command line; an error of Needle's own ends it with one message, or a traceback if NEEDLE_TRACEBACK=1."""
+    try:
+        needle.main(prog_name="needle")
+    except NeedleError as error:
+        if flag("NEEDLE_TRACEBACK"):
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,135 @@
+"""From an entry point to a staged plugin, phase by phase; whatever fails on the way leaves no trace.
+
+    import                    the module or object that the entry point names
+    check                     its needle_api; its hooks against the specifications
+    needle_register_...       its hooks, in their order, with a registrar that holds everything back
+    promises                  what came, against what the entry points promise
+
+The registry commits what is staged.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from pluggy import PluginManager
+
+from needle_core.errors import PluginError
+from needle_core.op import OPS, Kernel
+from needle_core.plugins import hookspecs, registry
+from needle_core.plugins.hookspecs import API
+from needle_core.plugins.manifest import Plugin
+from needle_core.plugins.registrar import Registrar
+
+
+class Activation:
+    """The activation of one plugin: `phase` says how far it came, `staged` and `kernels` what it registered."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+        self.phase = "import"
+        self.kernels: dict[str, dict[str, Kernel]] = {}
+        self._registrar = Registrar()
+        self._hooks: Any = None
+
+    @property
+    def staged(self) -> dict[str, dict[str, Any]]:
+        """Backends, ops and optimizers by group and name."""
+        return self._registrar.staged
+
+    def run(self, opened_backends: Iterable[str]) -> None:
+        """Import, check, call the hooks, and compare with the promises; raises whatever the plugin raises."""
+        path, entries = sys.path, list(sys.path)
+        try:
+            target = _load(self.plugin)
+            self.phase = "check"
+            _check_api(target, self.plugin.distribution)
+            self._hooks = _checked_hooks(target)
+            self._call("needle_register_backends")
+            self._call("needle_register_ops")
+            for backend in opened_backends:
+                self.call_kernels(backend)
+            self._call("needle_register_optimizers")
+            self.phase = "promises"
+            for group, came in self.staged.items():
+                _compare(group, set(came), set(self.plugin.offers.get(group, ())))
+        except BaseException:
+            sys.path = path
+            path[:] = entries
+            raise
+
+    def call_kernels(self, backend: str) -> None:
+        """Take the plugin's kernels for `backend`."""
+        kernels = self._call("needle_register_kernels", backend=backend)
+        own = set(self.staged["ops"])
+        promised = self.plugin.kernels_for(backend)
+        if "" in promised:
+            raise PluginError(f"the entry point {backend!r} in needle_core.kernels names no op", hint=f"{backend}.matmul = ...")
+        _compare("kernels", (set(kernels) - own) | (set(kernels) & promised), promised)
+        homeless = [op for op in kernels if op not in own and op not in OPS and registry.find("ops", op) is None]
+        if homeless:
+            raise PluginError(f"kernel for {homeless[0]!r}, an op that no installed plugin offers")
+        self.kernels[backend] = kernels
+
+    def _call(self, hook: str, **arguments: str) -> dict[str, Kernel]:
+        self.phase = " for ".join([hook, *arguments.values()])
+        with self._registrar.during(hook) as kernels:
+            junk = getattr(self._hooks, hook)(registrar=self._registrar, **arguments)
+        if junk:
+            raise PluginError(f"the hook returned {junk[0]!r}; hooks register and return nothing")
+        return kernels
+
+
+def _load(plugin: Plugin) -> object:
+    """Import what the entry point names; on failure the plugin's own modules are taken out of sys.modules again."""
+    known = set(sys.modules)
+    try:
+        return plugin.load()
+    except BaseException:
+        for name in set(sys.modules) - known:
+            if name.partition(".")[0] == plugin.package:
+                del sys.modules[name]
+        raise
+
+
+def _check_api(target: object, distribution: str) -> None:
+    api = getattr(target, "needle_api", None)
+    if type(api) is int and api != API:
+        newer = distribution if api < API else "needle-core"
+        raise PluginError(f"needle_api is {api}, and this needle-core speaks {API}", hint=f"pip install --upgrade {newer}")
+    if type(api) is not int:
+        raise PluginError(f"needle_api is {api!r}" if api is not None else "needle_api is missing", hint=f"needle_api = {API}")
+
+
+def _checked_hooks(target: object) -> Any:
+    """The hooks of `target`, as a pluggy relay; unknown ones, undecorated ones and wrong parameters are errors."""
+    manager = PluginManager("needle")
+    manager.add_hookspecs(hookspecs)
+    manager.register(target)
+    manager.check_pending()
+    for name in dir(target):
+        is_function = name.startswith("needle_") and inspect.isroutine(inspect.getattr_static(target, name, None))
+        if is_function and manager.parse_hookimpl_opts(target, name) is None:
+            raise PluginError(f"{name} is a function without @hookimpl", hint="the prefix needle_ is kept for hooks")
+    for caller in manager.get_hookcallers(target) or []:
+        for implementation in caller.get_hookimpls():
+            expected = caller.spec.argnames if caller.spec else implementation.argnames
+            if set(implementation.argnames) != set(expected) or implementation.kwargnames:
+                written = ", ".join([*implementation.argnames, *(f"{name}=..." for name in implementation.kwargnames)])
+                raise PluginError(
+                    f"{caller.name}({written}) has the wrong parameters", hint=f"{caller.name}({', '.join(expected)})"
+                )
+    return manager.hook
+
+
+def _compare(group: str, came: set[str], promised: set[str]) -> None:
+    if missing := sorted(promised - came):
+        raise PluginError(f"the entry points promise {group[:-1]} {missing[0]!r}, but it was not registered")
+    if unexpected := sorted(came - promised):
+        raise PluginError(
+            f"{group[:-1]} {unexpected[0]!r} was registered, but no entry point promises it",
+            hint=f'[project.entry-points."needle_core.{group}"] in its pyproject.toml lacks {unexpected[0]}',
+        )
