@@ -55,6 +55,10 @@ BROKEN = {  # phase in which it fails -> what is wrong -> (the module, the cause
             SOUND + hook("needle_register_kernels", "..."),
             "needle_register_kernels(registrar) has the wrong parameters",
         ),
+        "optional parameter too many": (
+            SOUND + hook(OPS_HOOK, "...", "registrar, extra=None"),
+            f"{OPS_HOOK}(registrar, extra=...) has the wrong parameters",
+        ),
         "parameter with a default": (
             SOUND + hook(OPS_HOOK, "...", "registrar=None"),
             f"{OPS_HOOK}(registrar=...) has the wrong parameters",
@@ -176,7 +180,7 @@ def test_failed_import_cannot_change_the_path(site: Site) -> None:
     site.install(
         "needle-broken",
         of("needle_broken"),
-        "import sys; sys.path = ['/nowhere', *sys.path]; sys.path.pop(); raise RuntimeError",
+        "import sys; sys.path.append('/nowhere'); sys.path = [*sys.path]; raise RuntimeError",
     )
     path, entries = sys.path, list(sys.path)
     with pytest.raises(PluginError):
@@ -196,7 +200,10 @@ def test_keyboard_interrupt_passes_and_is_not_remembered(site: Site, monkeypatch
     assert registry.find("backends", "wanted").name == "wanted"
 
 
-def test_plugin_may_need_another(site: Site) -> None:
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_plugin_may_need_another(site: Site, monkeypatch: pytest.MonkeyPatch, strict: str) -> None:
+    monkeypatch.setenv("NEEDLE_STRICT", strict)
+    monkeypatch.setenv("NEEDLE_PLUGINS", "wanted,other")
     site.backend("other")
     site.install(
         "needle-needy",
