@@ -1,9 +1,19 @@
 """Needle: tensors, differentiation and training on any backend.
 
-import needle_core as ndl
+    import needle_core as ndl
+
+The names here are the public ones. `ndl.optim.NAME`, `ndl.ops.NAME` and devices also resolve to those of installed plugins;
+`ndl.data` and `ndl.checkpoint` are imported when first used.
 """
 
-from needle_core import spec, errors  # noqa: I001  (in the order of dependency)
+# ruff: noqa: I001  (in the order of dependency)
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from needle_core import errors
 from needle_core.spec import DType, Device, Spec, bfloat16, bool_, float16, float32, float64, int32, int64, promote, uint8
 from needle_core.tensor import Tensor, from_dlpack
 from needle_core.op import Node, Op, TensorOp, composite, primitive
@@ -14,3 +24,22 @@ from needle_core import ops
 from needle_core.ops import *
 from needle_core import random
 from needle_core.random import Generator, manual_seed
+
+if TYPE_CHECKING:
+    from needle_core import checkpoint, data
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_", "checkpoint",
+    "composite", "data", "default_device", "device", "enable_grad", "errors", "float16", "float32", "float64", "from_dlpack",
+    "grad", "int32", "int64", "manual_seed", "no_grad", "ops", "primitive", "promote", "random",
+    "set_default_device", "tree", "uint8", "value_and_grad", "vjp"
+]  # fmt: skip
+__all__ += ops.__all__
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("checkpoint", "data"):
+        return import_module(f"needle_core.{name}")
+    raise AttributeError(f"module 'needle_core' has no attribute {name!r}")

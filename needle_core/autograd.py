@@ -1,8 +1,8 @@
 """Reverse-mode differentiation over the graph of nodes.
 
-One engine, `_pull`, walks the nodes from the newest to the oldest and asks each op's rules for the gradients of its inputs. The
-engine does what every rule would otherwise repeat: it undoes broadcasting, skips gradients that nobody needs, adds up what
-arrives along several paths, and names the op when something goes wrong. Rules are written in ops: recorded, they differentiate again.
+One engine, `_pull`, walks the nodes from the newest to the oldest and asks each op's rules for the gradients of its inputs. It
+does what every rule would otherwise repeat: it undoes broadcasting, skips gradients that nobody needs, adds up what arrives
+along several paths, and names the op when something goes wrong. Rules are written in ops: recorded, they differentiate again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter, is_
 from typing import Any
 
 import needle_core as ndl  # only for names that need autograd first
@@ -17,7 +18,9 @@ from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError
 from needle_core.op import Node, mode
 from needle_core.spec import Spec
-from needle_core.tensor import Tensor, tensor_of
+from needle_core.tensor import Tensor, constant, tensor_of
+
+_order_of, _buffer_of = attrgetter("order"), attrgetter("buffer")
 
 
 @contextmanager
@@ -46,7 +49,9 @@ def _recording(value: bool) -> Iterator[None]:
 def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
     """Add the gradient of `y` to `grad` of every leaf that requires one. See `Tensor.backward`."""
     if not y.tracked:
-        raise GradientError("backward: nothing that this tensor was computed from requires a gradient", details={"tensor": y.spec})
+        raise GradientError(
+            "backward: nothing that this tensor was computed from requires a gradient", details={"tensor": y.spec}
+        )
     if gradient is None:
         if y.size != 1:
             raise GradientError(
@@ -54,9 +59,11 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
                 details={"tensor": y.spec},
                 hint="y.sum().backward(), or give the gradient of what follows: y.backward(gradient)",
             )
-        gradient = ndl.ones_like(y)
+        gradient = constant(1, y.spec.dtype, y.spec.device) if not y.spec.shape else ndl.ops.ones_like(y)
     elif gradient.spec is not y.spec:
-        raise ShapeError("backward: the gradient must be like the tensor", details={"tensor": y.spec, "gradient": gradient.spec})
+        raise ShapeError(
+            "backward: the gradient must be like the tensor", details={"tensor": y.spec, "gradient": gradient.spec}
+        )
     before, mode.grad = mode.grad, False
     try:
         for leaf, g in _pull([y], [gradient], None, retain_graph):
@@ -83,7 +90,9 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         gs, given = tree.flatten(cotangents)
         if given != shape:
-            raise ArgumentError("vjp: the cotangents are not a tree like the value", details={"value": shape, "cotangents": given})
+            raise ArgumentError(
+                "vjp: the cotangents are not a tree like the value", details={"value": shape, "cotangents": given}
+            )
         pairs = [(y, g) for y, g in zip(outputs, gs, strict=True) if isinstance(y, Tensor) and y.tracked]
         for y, g in pairs:
             if g.spec is not y.spec:
@@ -91,7 +100,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
         with _recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
             found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, retain_graph=True)}
         result: tuple[Any, ...] = tree.unflatten(
-            structure, [None if t is None else found[id(t)] if id(t) in found else ndl.zeros_like(t) for t in targets]
+            structure, [None if t is None else found[id(t)] if id(t) in found else ndl.ops.zeros_like(t) for t in targets]
         )
         return result
 
@@ -101,9 +110,10 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
 
 
 def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
-    """A function like `f` that returns `(f(...), gradient)`, the gradient a tree like the argument at `argnums` (a tuple for several).
+    """A function like `f` that returns `(f(...), gradient)`, the gradient a tree like the argument at `argnums`.
 
-    With `has_aux`, `f` returns `(value, aux)` and the new function `((value, aux), gradient)`. The value is a single number.
+    Several `argnums` give a tuple of gradients. With `has_aux`, `f` returns `(value, aux)` and the new function
+    `((value, aux), gradient)`. The value is a single number.
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -126,14 +136,14 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, h
         if not isinstance(value, Tensor) or value.size != 1:
             what = value.spec if isinstance(value, Tensor) else type(value).__name__
             raise GradientError("grad: the function must return a single number", details={"returned": what})
-        gradients = pullback(ndl.ones_like(value))
+        gradients = pullback(ndl.ops.ones_like(value))
         return (value, aux) if has_aux else value, gradients[0] if isinstance(argnums, int) else gradients
 
     return differentiated
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """A function that returns the gradient of `f`, which must return a single number. It differentiates again: `grad(grad(f))`."""
+    """A function that returns the gradient of `f`, a function to a single number. It differentiates again: `grad(grad(f))`."""
     both = value_and_grad(f, argnums)
     return lambda *args, **kwargs: both(*args, **kwargs)[1]
 
@@ -170,47 +180,50 @@ def _alias(x: Tensor) -> Tensor:
 
 def _pull(
     outputs: Sequence[Tensor], cotangents: Sequence[Tensor], targets: Sequence[Tensor] | None, retain_graph: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Pairs (tensor, gradient) for the targets, or for all leaves that require a gradient if `targets` is None."""
-    nodes = _reachable(outputs)
-    order = sorted(nodes, key=lambda n: n.order, reverse=True)
-    on_path = None if targets is None else _leading_to(targets, order)
-    leaves: dict[int, tuple[Tensor, Tensor]] = {}  # leaf's id -> leaf, gradient so far
-    arrived: dict[Node, Any] = {}  # node -> gradient so far, or a list with one for each output
-    wanted = {} if targets is None else {(t.node, t.index) if t.node else id(t): t for t in targets}
+    made_by = _reachable(outputs)
+    order = sorted(made_by, key=_order_of, reverse=True)
+    ends = None if targets is None else {(t.node, t.index) if t.node else id(t): t for t in targets}
+    on_path = None if ends is None else _leading_to(ends, order)
+    found: list[tuple[Tensor, Tensor]] = []
+    at_leaf: dict[int, tuple[Tensor, Tensor]] = {}  # leaf's id -> leaf, gradient so far
+    at_node: dict[Node, Any] = {}  # node -> gradient so far, or a list with one for each output
 
     def arrive(t: Tensor, g: Tensor) -> None:
         node = t.node
         if node is None:
-            leaves[id(t)] = (t, leaves[id(t)][1] + g) if id(t) in leaves else (t, g)
-        elif isinstance(node.spec, tuple):
-            slots = arrived.setdefault(node, [None] * len(node.spec))
-            slots[t.index] = g if slots[t.index] is None else slots[t.index] + g
+            at_leaf[id(t)] = (t, at_leaf[id(t)][1] + g) if id(t) in at_leaf else (t, g)
+        elif node.outputs is not None:
+            parts = at_node.setdefault(node, [None] * len(node.outputs))
+            parts[t.index] = g if parts[t.index] is None else parts[t.index] + g
         else:
-            arrived[node] = arrived[node] + g if node in arrived else g
+            at_node[node] = at_node[node] + g if node in at_node else g
 
     for y, g in zip(outputs, cotangents, strict=True):
         arrive(y, g)
     for node in order:
-        g = arrived.pop(node, None)
+        g = at_node.pop(node, None)
         if g is None:
             continue
-        for i, part in enumerate(g) if isinstance(g, list) else ((0, g),):
-            if (node, i) in wanted and part is not None:
-                yield wanted[node, i], part
-        if on_path is not None and node not in on_path:
-            continue
-        inputs = node.inputs
-        assert inputs is not None  # _reachable has checked
-        needed = [t.tracked and (on_path is None or id(t) in wanted or t.node in on_path or (t.node, t.index) in wanted) for t in inputs]
-        for t, gradient, n in zip(inputs, _gradients(node, g, nodes[node], needed), needed, strict=True):
-            if n and gradient is not None:
-                arrive(t, gradient)
+        inputs: tuple[Tensor, ...] = node.inputs  # type: ignore[assignment]  # _reachable has checked
+        if ends is None or on_path is None:
+            needed = [t.tracked for t in inputs]
+        else:
+            for i, part in enumerate(g if isinstance(g, list) else [g]):
+                if (node, i) in ends and part is not None:
+                    found.append((ends[node, i], part))
+            if node not in on_path:
+                continue
+            needed = [t.tracked and (t.node in on_path or id(t) in ends or (t.node, t.index) in ends) for t in inputs]
+        gradients = _gradients(node, inputs, g, made_by[node], needed)
+        for i, t in enumerate(inputs):
+            gradient = gradients[i]
+            if needed[i] and gradient is not None:
+                arrive(t, gradient if gradient.spec is t.spec else _unbroadcast(node, gradient, t.spec))
         if not retain_graph:
             node.inputs = node.buffers = node.outputs = None
-    for key, (leaf, g) in leaves.items():
-        if targets is None or key in wanted:
-            yield leaf, g
+    return found + [pair for key, pair in at_leaf.items() if ends is None or key in ends]
 
 
 def _reachable(outputs: Sequence[Tensor]) -> dict[Node, Tensor]:
@@ -229,43 +242,37 @@ def _reachable(outputs: Sequence[Tensor]) -> dict[Node, Tensor]:
                 details={"op": node.op.name, "output": node.spec},
                 hint="backward(retain_graph=True) keeps it",
             )
-        stack += node.inputs
+        for t in node.inputs:
+            if t.node is not None:
+                stack.append(t)
     return found
 
 
-def _leading_to(targets: Sequence[Tensor], order: Sequence[Node]) -> set[Node]:
-    """The nodes through which a gradient must pass on its way to a target."""
-    ends = {(t.node, t.index) if t.node else id(t) for t in targets}
-    leading: set[Node] = set()
+def _leading_to(ends: Mapping[Any, Tensor], order: Sequence[Node]) -> set[Node | None]:
+    """The nodes through which a gradient must pass on its way to one of `ends`."""
+    leading: set[Node | None] = set()
     for node in reversed(order):
         if any(id(t) in ends or (t.node, t.index) in ends or t.node in leading for t in node.inputs or ()):
             leading.add(node)
     return leading
 
 
-def _gradients(node: Node, g: Any, y: Tensor, needed: list[bool]) -> list[Tensor | None]:
-    """What a node's rules give for its inputs, checked and with broadcasting undone."""
-    inputs, buffers = node.inputs, node.buffers
-    assert inputs is not None
-    assert buffers is not None
-    if any(t.buffer is not b for t, b in zip(inputs, buffers, strict=True)):  # assigned since: the gradient is that of then
-        values = tuple(t if t.buffer is b else _as_it_was(t, b) for t, b in zip(inputs, buffers, strict=True))
-    else:
-        values = inputs
+def _gradients(node: Node, inputs: tuple[Tensor, ...], g: Any, y: Tensor, needed: list[bool]) -> Sequence[Tensor | None]:
+    """What a node's rules give for its inputs."""
+    buffers: tuple[Any, ...] = node.buffers  # type: ignore[assignment]  # as the inputs, it is there
+    if not all(map(is_, map(_buffer_of, inputs), buffers)):  # one was assigned since: the gradient is that of then
+        inputs = tuple(t if t.buffer is b else _as_it_was(t, b) for t, b in zip(inputs, buffers, strict=True))
     output: Any = y
-    if isinstance(node.spec, tuple):
-        output = tuple(map(_output, (node,) * len(node.spec), range(len(node.spec))))
-        g = tuple(ndl.zeros_like(o) if c is None else c for o, c in zip(output, g, strict=True))
+    if node.outputs is not None:
+        output = tuple(_output(node, i) for i in range(len(node.outputs)))
+        g = tuple(ndl.ops.zeros_like(o) if part is None else part for o, part in zip(output, g, strict=True))
     try:
-        gradients = list(node.op.pullback(g, output, values, node.attrs, needed))
+        gradients = node.op.pullback(g, output, inputs, node.attrs, needed)
         if len(gradients) != len(inputs):
             raise GradientError(f"the gradient rule returned {len(gradients)} gradients for {len(inputs)} inputs")
-        return [
-            gi if gi is None or not n or gi.spec is t.spec else _unbroadcast(gi, t.spec)
-            for gi, t, n in zip(gradients, inputs, needed, strict=True)
-        ]
     except NeedleError as error:
-        raise error.located(f"gradient of {node.op.name}", node.op._describe(inputs)) from error.__cause__
+        raise error.located(f"gradient of {node.op.name}", node.op.describe(inputs)) from error.__cause__
+    return gradients
 
 
 def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
@@ -283,13 +290,15 @@ def _output(node: Node, index: int) -> Tensor:
     return y
 
 
-def _unbroadcast(g: Tensor, spec: Spec) -> Tensor:
-    """Sum `g` over the axes along which a tensor of `spec` was broadcast."""
+def _unbroadcast(node: Node, g: Tensor, spec: Spec) -> Tensor:
+    """Sum `g`, a gradient that `node` gave, over the axes along which its input of `spec` was broadcast."""
+    place = f"gradient of {node.op.name}"
     if g.spec.dtype is not spec.dtype or g.spec.device is not spec.device:
-        raise GradientError("the gradient rule returned another dtype or device", details={"input": spec, "gradient": g.spec})
+        details = {"input": spec, "gradient": g.spec}
+        raise GradientError(f"{place}: the rule returned another dtype or device", details=details)
     extra = len(g.shape) - len(spec.shape)
     stretched = [i + extra for i, n in enumerate(spec.shape) if extra >= 0 and n == 1 and g.shape[i + extra] != 1]
     summed = g.sum(axis=(*range(extra), *stretched), keepdims=True) if extra > 0 or stretched else g
     if summed.shape[max(extra, 0) :] != spec.shape:
-        raise GradientError("the gradient rule returned another shape", details={"input": spec, "gradient": g.spec})
+        raise GradientError(f"{place}: the rule returned another shape", details={"input": spec, "gradient": g.spec})
     return summed if not extra else summed.reshape(spec.shape)

@@ -7,7 +7,6 @@ making an instance opens it. Buffers are the backend's own: the core only passes
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
 from needle_core.op import OPS, Kernel, register_kernels
+from needle_core.plugins.registry import lock
 from needle_core.spec import Device, DType
 
 Buffer: TypeAlias = Any
@@ -65,10 +65,10 @@ class Backend(ABC):
         return {}
 
 
-_lock = threading.RLock()
 _backends: dict[str, Backend] = {}  # opened
 _devices: dict[str, Device] = {}  # by name, of opened backends
-_default: Device | None = None
+_default: Device | None = None  # chosen by set_default_device, or found once
+_chosen = False
 
 
 def open_backend(name: str) -> Backend:
@@ -79,14 +79,16 @@ def open_backend(name: str) -> Backend:
     """
     from needle_core.plugins import registry
 
-    with _lock:
+    with lock:
         if name in _backends:
             return _backends[name]
         offered = registry.find("backends", name)
         if offered is None:
             known = ", ".join(registry.names("backends")) or "none"
             raise DeviceError(
-                f"no backend is called {name!r}", details={"installed": known}, hint="`needle plugins` lists what is installed and why"
+                f"no backend is called {name!r}",
+                details={"installed": known},
+                hint="`needle plugins` lists what is installed and why",
             )
         try:
             backend: Backend = offered()
@@ -94,7 +96,7 @@ def open_backend(name: str) -> Backend:
         except Exception as cause:
             reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, NeedleError) else cause.summary
             raise DeviceUnavailableError(f"backend {name!r} is installed but cannot be opened: {reason}") from cause
-        kernels = {op: kernel for module in backend.kernels for op, kernel in _public_functions(module).items()}
+        kernels = {op: kernel for module in backend.kernels for op, kernel in public_functions(module).items()}
         unknown = sorted(op for op in kernels if op not in OPS)
         if unknown:
             raise DeviceUnavailableError(f"backend {name!r} has kernels for ops that do not exist: {', '.join(unknown)}")
@@ -105,8 +107,8 @@ def open_backend(name: str) -> Backend:
         return backend
 
 
-def _public_functions(module: ModuleType) -> dict[str, Kernel]:
-    """The kernels of `module`: its own public functions, and callables of other kinds (ufuncs, native functions) named in it."""
+def public_functions(module: ModuleType) -> dict[str, Kernel]:
+    """The kernels of `module`: its own public functions, and callables of other kinds (ufuncs, native ones) named in it."""
     return {
         name: f
         for name, f in vars(module).items()
@@ -134,7 +136,9 @@ def device(like: DeviceLike) -> Device:
         if like == backend.name and offered:
             return _devices[offered[0]]
         if like not in _devices:
-            raise DeviceError(f"backend {backend.name!r} has no device {like!r}", details={"devices": ", ".join(offered) or "none"})
+            raise DeviceError(
+                f"backend {backend.name!r} has no device {like!r}", details={"devices": ", ".join(offered) or "none"}
+            )
     return _devices[like]
 
 
@@ -148,16 +152,16 @@ def default_device() -> Device:
 
 def set_default_device(like: DeviceLike | None) -> None:
     """Make tensors on `like` unless told otherwise; None returns to the choice by `NEEDLE_DEVICE` and priority."""
-    global _default
-    _default = None if like is None else device(like)
+    global _default, _chosen
+    _default, _chosen = (None, False) if like is None else (device(like), True)
 
 
 def default_device_reason() -> tuple[str, str]:
     """The name of the default device, and why it is the default."""
     from needle_core.plugins import registry
 
-    if _default is not None:
-        return _default.name, "chosen in this process"
+    if _chosen and _default is not None:
+        return _default.name, "set_default_device chose it"
     if name := os.environ.get("NEEDLE_DEVICE"):
         return name, "NEEDLE_DEVICE says so"
     hosts: list[type[Backend]] = []

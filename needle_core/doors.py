@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
 from needle_core.op import Door
 from needle_core.spec import DType, Spec, bool_, float32, int64, promote
 
+D = TypeVar("D", bound=Door)
+
 Result: TypeAlias = tuple[Spec, dict[str, Any]]
 
 
-def promoting(rule: Callable[..., Sequence[DType]]) -> Callable[[Door], Door]:
+def promoting(rule: Callable[..., Sequence[DType]]) -> Callable[[D], D]:
     """Give a door its dtype rule."""
 
-    def give(door: Door) -> Door:
+    def give(door: D) -> D:
         door.promotion = rule  # type: ignore[attr-defined]
         return door
 
@@ -127,7 +129,11 @@ def reduced(x: Spec, *, axis: Any = None, axes: Any = None, keepdims: bool = Fal
     if axis is not None and axes is not None:
         raise ArgumentError("axis and axes are two names of one attribute", details={"axis": axis, "axes": axes})
     over = normalize_axes(axes if axis is None else axis, x.ndim)
-    shape = (1 if i in over else n for i, n in enumerate(x.shape)) if keepdims else (n for i, n in enumerate(x.shape) if i not in over)
+    shape = (
+        (1 if i in over else n for i, n in enumerate(x.shape))
+        if keepdims
+        else (n for i, n in enumerate(x.shape) if i not in over)
+    )
     return x.like(shape=shape), {"axes": over, "keepdims": bool(keepdims), **rest}
 
 
@@ -208,7 +214,7 @@ def normalize_axes(axes: Any, ndim: int) -> tuple[int, ...]:
 def normalize_shape(shape: Any) -> tuple[int, ...]:
     """A tuple of non-negative ints from an int or a sequence."""
     try:
-        sizes = (operator.index(shape),)
+        sizes: tuple[int, ...] = (operator.index(shape),)
     except TypeError:
         try:
             sizes = tuple(operator.index(n) for n in shape)

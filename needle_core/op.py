@@ -11,10 +11,10 @@ import inspect
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
 from operator import attrgetter
-from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from needle_core.errors import (
     MissingKernelError,
     NeedleError,
 )
-from needle_core.spec import DEFAULT, Device, DType, Spec, promote
+from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
 
 P = ParamSpec("P")
@@ -36,7 +36,7 @@ R = TypeVar("R")
 Kernel: TypeAlias = Callable[..., Any]
 Rule: TypeAlias = Callable[..., Any]
 Door: TypeAlias = Callable[..., tuple[Spec | tuple[Spec, ...], dict[str, Any]]]
-Run: TypeAlias = Callable[[tuple[Tensor, ...]], Any]
+Run: TypeAlias = Callable[..., Any]
 
 OPS: dict[str, Op[..., Any]] = {}
 """The ops of the core and of activated plugins, by name."""
@@ -90,12 +90,13 @@ class Op(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], door: Door, *, is_primitive: bool) -> None:
         update_wrapper(self, function)
+        self.signature = inspect.signature(function)
         self.name = function.__name__
         self.family = function.__module__.rpartition(".")[2]
         self.door = door
         self.is_primitive = is_primitive
         self.body: Callable[..., Any] | None = None if is_primitive else function
-        self.operands = tuple(_operands(function))
+        self.operands = tuple(_operands(self.signature))
         self.rules: tuple[Rule | None, ...] | None = None
         self.joint: Rule | None = None
         self._runs: dict[Any, Run] = {}
@@ -124,29 +125,35 @@ class Op(Generic[P, R]):
     def __call__(self, *args: P.args, **attrs: P.kwargs) -> R:
         try:
             if attrs:  # 1, 1.0 and True are equal keys, but not equal attributes
-                run = self._runs[(*map(_spec_of, args), *attrs.items(), *map(type, attrs.values()))]
+                values = attrs.values()
+                run = self._runs[(*map(_spec_of, args), *attrs, *values, *map(type, values))]
+            elif len(args) == 2:
+                a, b = args
+                run = self._runs[a.spec, b.spec]  # type: ignore[attr-defined]  # 100 ns less than the general form
             else:
                 run = self._runs[(*map(_spec_of, args),)]
         except (AttributeError, KeyError, TypeError):  # a number or array; a new combination; an attribute written as a list
-            return cast(R, self._meet(args, attrs))
-        return cast(R, run(cast("tuple[Tensor, ...]", args)))
+            return self._meet(args, attrs)  # type: ignore[no-any-return]
+        return run(*args)  # type: ignore[no-any-return]
 
     # -- the long way, once for each combination ------------------------------------------------------------------------
 
     def _meet(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         """Make tensors of the arguments, find out what to run, remember it, and run it."""
+        if len(args) == 1 and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
+            args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
         try:
             self._check_arguments(args, attrs)
             tensors = self._lift(args)
             specs = tuple(t.spec for t in tensors)
             run = self._bind(specs, attrs)
         except NeedleError as error:
-            raise error.located(self.name, self._describe(args)) from error.__cause__
+            raise error.located(self.name, self.describe(args)) from error.__cause__
         if all(map(_is_key, attrs.values())):
             if len(self._runs) >= MEMO_LIMIT:
                 self._runs.clear()
-            self._runs[(*specs, *attrs.items(), *map(type, attrs.values()))] = run
-        return run(tensors)
+            self._runs[(*specs, *attrs, *attrs.values(), *map(type, attrs.values()))] = run
+        return run(*tensors)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
         variadic = self.operands[-1].startswith("*") if self.operands else False
@@ -154,7 +161,7 @@ class Op(Generic[P, R]):
         if not fits:
             takes = f"takes {len(self.operands)} tensors ({', '.join(self.operands)})" if self.operands else "takes no tensors"
             raise ArgumentError(f"{takes}, got {len(args)}", hint=f"attributes are keywords: {self.name}{self.__signature()}")
-        parameters = inspect.signature(self.__wrapped__).parameters.values()
+        parameters = self.signature.parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         if unknown := [name for name in attrs if name not in known]:
             raise ArgumentError(f"has no attribute {unknown[0]!r}", details={"attributes": ", ".join(known) or "none"})
@@ -163,24 +170,18 @@ class Op(Generic[P, R]):
             raise ArgumentError(f"needs the attribute {missing[0]!r}", hint=f"{self.name}{self.__signature()}")
 
     def __signature(self) -> str:
-        signature = inspect.signature(self.__wrapped__)
-        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-        return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+        bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
+        return str(self.signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
     def _lift(self, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
         """Tensors of all arguments, on their common device, in the dtypes that the door's promotion rule asks for."""
-        device: Device | None = None
-        for a in args:
-            if isinstance(a, Tensor):
-                if device is not None and a.spec.device is not device:
-                    raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
-                device = a.spec.device
-        weak = {i for i, a in enumerate(args) if type(a) in DEFAULT}
-        mixed = [a if i in weak or isinstance(a, Tensor) else Tensor(a, device=device) for i, a in enumerate(args)]
-        if device is None and mixed and not isinstance(mixed[0], Tensor):
-            device = next((m.spec.device for m in mixed if isinstance(m, Tensor)), None)
-        wanted = self._promoted([type(m) if i in weak else m.spec.dtype for i, m in enumerate(mixed)])
-        return tuple(constant(m, wanted[i], device) if i in weak else m for i, m in enumerate(mixed))
+        devices = {a.spec.device for a in args if isinstance(a, Tensor)}
+        if len(devices) > 1:
+            raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
+        device = devices.pop() if devices else None
+        lifted = [a if type(a) in DEFAULT or isinstance(a, Tensor) else Tensor(a, device=device) for a in args]
+        dtypes = self._promoted([a.spec.dtype if isinstance(a, Tensor) else type(a) for a in lifted])
+        return tuple(a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(lifted, dtypes, strict=True))
 
     def _promoted(self, dtypes: list[Any]) -> list[DType]:
         """The dtype that each operand is to have, by the door's promotion rule; without one, its own."""
@@ -192,8 +193,8 @@ class Op(Generic[P, R]):
         dtypes = self._promoted([s.dtype for s in specs])
         if any(s.dtype is not d for s, d in zip(specs, dtypes, strict=True)):
             astype = OPS["astype"]
-            return lambda args: self(
-                *(a if a.spec.dtype is d else astype(a, dtype=d) for a, d in zip(args, dtypes, strict=True)),  # type: ignore[arg-type]
+            return lambda *args: self(
+                *(a if a.spec.dtype is d else astype(a, dtype=d) for a, d in zip(args, dtypes, strict=True)),
                 **attrs,
             )
         spec, canonical = self.door(*specs, **attrs)
@@ -201,7 +202,10 @@ class Op(Generic[P, R]):
         backend = outputs[0].device.backend
         kernel = KERNELS.get((self.name, backend.name))
         if kernel is not None:
-            return self._launch(backend.bind(kernel, canonical), spec, canonical)
+            bound = backend.bind(kernel, canonical)
+            if isinstance(spec, tuple):
+                return self._launch_many(bound, spec, canonical)
+            return (self._launch_two if len(specs) == 2 else self._launch)(bound, spec, canonical)
         if self.body is None:
             having = sorted(b for op, b in KERNELS if op == self.name) or ["none"]
             raise MissingKernelError(
@@ -209,36 +213,48 @@ class Op(Generic[P, R]):
             )
         body = self.body
         if self.rules is None and self.joint is None:
-            return lambda args: body(*args, **canonical)
+            return lambda *args: body(*args, **canonical)
         return self._launch_body(body, spec, canonical)
 
     # -- what runs ------------------------------------------------------------------------------------------------------
 
-    def _launch(self, kernel: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-        """Run a kernel on the operands' buffers and record the call if an operand is tracked."""
-        if isinstance(spec, tuple):
-            return self._launch_many(kernel, spec, attrs)
+    def _launch(self, kernel: Callable[..., Any], spec: Spec, attrs: dict[str, Any]) -> Run:
+        """Run a kernel on the operands' buffers, and record the call if a gradient flows through an operand."""
         floating = spec.dtype.is_floating
 
-        def run(args: tuple[Tensor, ...]) -> Tensor:
+        def run(*args: Tensor) -> Tensor:
             buffers = (*map(_buffer_of, args),)
             try:
                 y = tensor_of(spec, kernel(*buffers))
             except Exception as cause:
                 raise self._failed(cause, args) from cause
-            if floating:
-                for a in args:
-                    if a.tracked:
-                        if mode.grad:
-                            y.node = Node(self, args, buffers, attrs, spec)
-                            y.tracked = True
-                        break
+            for a in args:
+                if a.tracked:
+                    if mode.grad and floating:
+                        y.node, y.tracked = Node(self, args, buffers, attrs, spec), True
+                    break
+            return y
+
+        return run
+
+    def _launch_two(self, kernel: Callable[..., Any], spec: Spec, attrs: dict[str, Any]) -> Run:
+        """The same for two operands, in 0.3 us less: most calls are such."""
+        floating = spec.dtype.is_floating
+
+        def run(a: Tensor, b: Tensor) -> Tensor:
+            buffers = (a.buffer, b.buffer)
+            try:
+                y = tensor_of(spec, kernel(*buffers))
+            except Exception as cause:
+                raise self._failed(cause, (a, b)) from cause
+            if (a.tracked or b.tracked) and mode.grad and floating:
+                y.node, y.tracked = Node(self, (a, b), buffers, attrs, spec), True
             return y
 
         return run
 
     def _launch_many(self, kernel: Callable[..., Any], specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-        def run(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def run(*args: Tensor) -> tuple[Tensor, ...]:
             buffers = (*map(_buffer_of, args),)
             try:
                 results = tuple(kernel(*buffers))
@@ -251,7 +267,7 @@ class Op(Generic[P, R]):
     def _launch_body(self, body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
         """Run a composite that has a gradient rule of its own: its body goes unrecorded, the call is recorded as one node."""
 
-        def run(args: tuple[Tensor, ...]) -> Any:
+        def run(*args: Tensor) -> Any:
             if not (mode.grad and any(a.tracked for a in args)):
                 return body(*args, **attrs)
             buffers = (*map(_buffer_of, args),)
@@ -292,9 +308,9 @@ class Op(Generic[P, R]):
             error = KernelError(f"out of memory: {cause}")
         else:
             error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}")
-        return error.located(self.name, self._describe(args))
+        return error.located(self.name, self.describe(args))
 
-    def _describe(self, args: tuple[Any, ...]) -> dict[str, object]:
+    def describe(self, args: tuple[Any, ...]) -> dict[str, object]:
         """The operands as an error shows them."""
         names: Iterable[str] = self.operands
         if self.operands and self.operands[-1].startswith("*"):
@@ -306,14 +322,14 @@ class Op(Generic[P, R]):
 
     def pullback(
         self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
-    ) -> Iterable[Tensor | None]:
+    ) -> Sequence[Tensor | None]:
         """The gradients for the `needed` inputs, given `g` for the output `y`; None where there is none by definition."""
         if self.joint is not None:
-            return cast("Iterable[Tensor | None]", self.joint(g, y, *inputs, **attrs))
+            return self.joint(g, y, *inputs, **attrs)  # type: ignore[no-any-return]
         if self.rules is not None:
             return [
                 rule(g, y, *inputs, **attrs) if n and rule is not None else None
-                for rule, n in zip(self.rules, needed, strict=True)
+                for rule, n in zip(self.rules, needed, strict=False)
             ]
         if self.body is not None:
             from needle_core.autograd import pull_through
@@ -323,7 +339,7 @@ class Op(Generic[P, R]):
 
 
 class TensorOp(Op[..., Any]):
-    """An op written as a class: `compute` on NumPy arrays, `gradient` on tensors. An instance is the op, its fields its attributes.
+    """An op written as a class: `compute` on NumPy arrays, `gradient` on tensors. Its fields are its attributes.
 
         class Swish(TensorOp):
             def compute(self, x):                     # arrays in, array out
@@ -372,7 +388,7 @@ class TensorOp(Op[..., Any]):
             if not device.backend.host:
                 raise MissingKernelError(f"a TensorOp computes on host arrays, and {device} does not keep its buffers there")
         except NeedleError as error:
-            raise error.located(self.name, self._describe(args)) from error.__cause__
+            raise error.located(self.name, self.describe(args)) from error.__cause__
         buffers = tuple(t.buffer for t in tensors)
         views = [device.backend.to_numpy(b) for b in buffers]
         try:
@@ -385,7 +401,7 @@ class TensorOp(Op[..., Any]):
 
     def pullback(
         self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
-    ) -> Iterable[Tensor | None]:
+    ) -> Sequence[Tensor | None]:
         gradients = self.gradient(g, Node(self, inputs, (), attrs, y.spec))
         return gradients if isinstance(gradients, tuple | list) else (gradients,)
 
@@ -414,8 +430,8 @@ def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
             OPS[name]._runs.clear()
 
 
-def _operands(function: Callable[..., Any]) -> Iterable[str]:
-    for p in inspect.signature(function).parameters.values():
+def _operands(signature: inspect.Signature) -> Iterable[str]:
+    for p in signature.parameters.values():
         if p.kind is p.VAR_POSITIONAL:
             yield f"*{p.name}"
         elif p.kind is not p.KEYWORD_ONLY:

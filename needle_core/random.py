@@ -1,7 +1,7 @@
 """Random numbers that are the same, bit for bit, on every device.
 
-A generator has a seed and a position, which together with the place of an element in its tensor determine every number (see the op
-`random_bits`). Its state is a tensor like any other: it can be saved, restored and compiled.
+A generator has a seed and a position, which together with the place of an element in its tensor determine every number (see
+the op `random_bits`). Its state is a tensor like any other: it can be saved, restored and compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from needle_core.tensor import Tensor
 
 
 class Generator:
-    """A source of random numbers on one device. `state` is int64[2]: the seed, and the position, which each draw moves on by one."""
+    """A source of random numbers on one device. `state` is int64[2]: the seed and the position, which moves on at each draw."""
 
     def __init__(self, seed: int = 0, *, device: DeviceLike | None = None) -> None:
         where = default_device() if device is None else find_device(device)
@@ -79,8 +79,10 @@ _seed = 0
 
 
 def default_generator(device: DeviceLike | None = None) -> Generator:
-    """The generator of a device (None: the default device) from which initialisers, dropout and loaders draw. Its seed is that of
-    `manual_seed`, 0 at first, so that a program gives the same numbers on every device."""
+    """The generator of a device (None: the default device) from which initialisers, dropout and loaders draw.
+
+    Its seed is that of `manual_seed`, 0 at first, so that a program gives the same numbers on every device.
+    """
     where = default_device() if device is None else find_device(device)
     if where not in _generators:
         _generators[where] = Generator(_seed, device=where)
@@ -96,6 +98,6 @@ def manual_seed(seed: int) -> None:
 
 
 def _checked(seed: int) -> int:
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if not 0 <= seed < 2**63:
         raise ArgumentError(f"a seed is an integer in [0, 2^63), not {seed!r}")
     return seed

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from needle_core.backend import Backend
 
 
-
 class DType:
     """A number format: `name` as in NumPy, `kind` one of "bool", "uint", "int", "float", `itemsize` in bytes."""
 
@@ -34,7 +33,7 @@ class DType:
         if self.name == "bfloat16":
             import ml_dtypes
 
-            return np.dtype(ml_dtypes.bfloat16)
+            return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
         return np.dtype(self.name)
 
     @property

@@ -28,8 +28,8 @@ Axes: TypeAlias = int | Sequence[int] | None
 class Tensor:
     """An array of numbers on a device, which remembers how it was computed if a gradient may be asked of it.
 
-    `data` is anything that NumPy makes an array of, and is copied; its dtype is kept, while Python numbers become bool, int64 or
-    float32. `requires_grad` marks a leaf whose gradient `backward` leaves in `grad`.
+    `data` is anything that NumPy makes an array of, and is copied; its dtype is kept, while Python numbers become bool, int64
+    or float32. `requires_grad` marks a leaf whose gradient `backward` leaves in `grad`.
 
     Raises: DtypeError for a dtype that Needle does not have or that cannot be differentiated.
     """
@@ -106,9 +106,10 @@ class Tensor:
         return self.node is None
 
     def __repr__(self) -> str:
-        values = np.array2string(self.numpy(), separator=", ", prefix="Tensor(", threshold=200, edgeitems=3)
+        name = type(self).__name__
+        values = np.array2string(self.numpy(), separator=", ", prefix=f"{name}(", threshold=200, edgeitems=3)
         tail = ", requires_grad=True" if self.tracked else ""
-        return f"Tensor({values}, {self.spec}{tail})"
+        return f"{name}({values}, {self.spec}{tail})"
 
     def __len__(self) -> int:
         if not self.spec.shape:
@@ -205,7 +206,7 @@ class Tensor:
     def backward(self, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
         """Add the gradient of this tensor to `grad` of every leaf that requires one, and free the graph behind it.
 
-        `gradient` is the gradient of the final value with respect to this tensor, same shape; by default 1 for a single element.
+        `gradient` is the gradient of the final value with respect to this tensor, same shape; 1 by default.
         """
         from needle_core.autograd import backward
 
@@ -214,163 +215,163 @@ class Tensor:
     # -- operators ------------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Operand) -> Tensor:
-        return ndl.add(self, _operand(self, other))
+        return ndl.ops.add(self, _operand(self, other))
 
     def __radd__(self, other: Operand) -> Tensor:
-        return ndl.add(_operand(self, other), self)
+        return ndl.ops.add(_operand(self, other), self)
 
     def __sub__(self, other: Operand) -> Tensor:
-        return ndl.subtract(self, _operand(self, other))
+        return ndl.ops.subtract(self, _operand(self, other))
 
     def __rsub__(self, other: Operand) -> Tensor:
-        return ndl.subtract(_operand(self, other), self)
+        return ndl.ops.subtract(_operand(self, other), self)
 
     def __mul__(self, other: Operand) -> Tensor:
-        return ndl.multiply(self, _operand(self, other))
+        return ndl.ops.multiply(self, _operand(self, other))
 
     def __rmul__(self, other: Operand) -> Tensor:
-        return ndl.multiply(_operand(self, other), self)
+        return ndl.ops.multiply(_operand(self, other), self)
 
     def __truediv__(self, other: Operand) -> Tensor:
-        return ndl.divide(self, _operand(self, other))
+        return ndl.ops.divide(self, _operand(self, other))
 
     def __rtruediv__(self, other: Operand) -> Tensor:
-        return ndl.divide(_operand(self, other), self)
+        return ndl.ops.divide(_operand(self, other), self)
 
     def __floordiv__(self, other: Operand) -> Tensor:
-        return ndl.floor_divide(self, other)
+        return ndl.ops.floor_divide(self, other)
 
     def __rfloordiv__(self, other: Operand) -> Tensor:
-        return ndl.floor_divide(other, self)
+        return ndl.ops.floor_divide(other, self)
 
     def __mod__(self, other: Operand) -> Tensor:
-        return ndl.remainder(self, other)
+        return ndl.ops.remainder(self, other)
 
     def __rmod__(self, other: Operand) -> Tensor:
-        return ndl.remainder(other, self)
+        return ndl.ops.remainder(other, self)
 
     def __pow__(self, other: Operand) -> Tensor:
-        return ndl.square(self) if type(other) in (int, float) and other == 2 else ndl.pow(self, other)
+        return ndl.ops.square(self) if type(other) in (int, float) and other == 2 else ndl.ops.pow(self, other)
 
     def __rpow__(self, other: Operand) -> Tensor:
-        return ndl.pow(other, self)
+        return ndl.ops.pow(other, self)
 
     def __matmul__(self, other: Operand) -> Tensor:
-        return ndl.matmul(self, other)
+        return ndl.ops.matmul(self, other)
 
     def __rmatmul__(self, other: Operand) -> Tensor:
-        return ndl.matmul(other, self)
+        return ndl.ops.matmul(other, self)
 
     def __neg__(self) -> Tensor:
-        return ndl.negative(self)
+        return ndl.ops.negative(self)
 
     def __pos__(self) -> Tensor:
-        return ndl.positive(self)
+        return ndl.ops.positive(self)
 
     def __abs__(self) -> Tensor:
-        return ndl.abs(self)
+        return ndl.ops.abs(self)
 
     def __eq__(self, other: Operand) -> Tensor:  # type: ignore[override]  # elementwise, as in NumPy
-        return ndl.equal(self, other)
+        return ndl.ops.equal(self, other)
 
     def __ne__(self, other: Operand) -> Tensor:  # type: ignore[override]
-        return ndl.not_equal(self, other)
+        return ndl.ops.not_equal(self, other)
 
     def __lt__(self, other: Operand) -> Tensor:
-        return ndl.less(self, other)
+        return ndl.ops.less(self, other)
 
     def __le__(self, other: Operand) -> Tensor:
-        return ndl.less_equal(self, other)
+        return ndl.ops.less_equal(self, other)
 
     def __gt__(self, other: Operand) -> Tensor:
-        return ndl.greater(self, other)
+        return ndl.ops.greater(self, other)
 
     def __ge__(self, other: Operand) -> Tensor:
-        return ndl.greater_equal(self, other)
+        return ndl.ops.greater_equal(self, other)
 
     def __and__(self, other: Operand) -> Tensor:
-        return ndl.logical_and(self, other)
+        return ndl.ops.logical_and(self, other)
 
     def __or__(self, other: Operand) -> Tensor:
-        return ndl.logical_or(self, other)
+        return ndl.ops.logical_or(self, other)
 
     def __xor__(self, other: Operand) -> Tensor:
-        return ndl.logical_xor(self, other)
+        return ndl.ops.logical_xor(self, other)
 
     def __invert__(self) -> Tensor:
-        return ndl.logical_not(self)
+        return ndl.ops.logical_not(self)
 
     def __getitem__(self, key: Any) -> Tensor:
-        return ndl.getitem(self, key)
+        return ndl.ops.getitem(self, key)
 
     # -- methods that stand for ops -------------------------------------------------------------------------------------
 
     @property
     def T(self) -> Tensor:
         """The axes in reverse order."""
-        return ndl.permute_dims(self)
+        return ndl.ops.permute_dims(self)
 
     @property
     def mT(self) -> Tensor:
         """The last two axes exchanged."""
-        return ndl.matrix_transpose(self)
+        return ndl.ops.matrix_transpose(self)
 
     def to(self, device: Device | str) -> Tensor:
         """This tensor on `device`: itself if it is there, else a copy through the host that gradients flow back through."""
         where = ndl.device(device)
-        return self if where is self.spec.device else ndl.to_device(self, device=where)
+        return self if where is self.spec.device else ndl.ops.to_device(self, device=where)
 
     def astype(self, dtype: DTypeLike) -> Tensor:
-        return ndl.astype(self, dtype=dtype)
+        return ndl.ops.astype(self, dtype=dtype)
 
     def reshape(self, *shape: Any) -> Tensor:
-        return ndl.reshape(self, shape=_spread(shape))
+        return ndl.ops.reshape(self, shape=_spread(shape))
 
     def transpose(self, *axes: Any) -> Tensor:
         """The axes in the order given; reversed by default."""
-        return ndl.permute_dims(self, axes=_spread(axes) if axes else None)
+        return ndl.ops.permute_dims(self, axes=_spread(axes) if axes else None)
 
     def broadcast_to(self, *shape: Any) -> Tensor:
-        return ndl.broadcast_to(self, shape=_spread(shape))
+        return ndl.ops.broadcast_to(self, shape=_spread(shape))
 
     def flatten(self) -> Tensor:
-        return ndl.reshape(self, shape=(-1,))
+        return ndl.ops.reshape(self, shape=(-1,))
 
     def sum(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.sum(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.sum(self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.mean(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.mean(self, axis=axis, keepdims=keepdims)
 
     def var(self, axis: Axes = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-        return ndl.var(self, axis=axis, correction=correction, keepdims=keepdims)
+        return ndl.ops.var(self, axis=axis, correction=correction, keepdims=keepdims)
 
     def std(self, axis: Axes = None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-        return ndl.std(self, axis=axis, correction=correction, keepdims=keepdims)
+        return ndl.ops.std(self, axis=axis, correction=correction, keepdims=keepdims)
 
     def max(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.max(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.max(self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.min(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.min(self, axis=axis, keepdims=keepdims)
 
     def prod(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.prod(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.prod(self, axis=axis, keepdims=keepdims)
 
     def all(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.all(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.all(self, axis=axis, keepdims=keepdims)
 
     def any(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.any(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.any(self, axis=axis, keepdims=keepdims)
 
     def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.argmax(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.argmax(self, axis=axis, keepdims=keepdims)
 
     def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.argmin(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.argmin(self, axis=axis, keepdims=keepdims)
 
     def cumsum(self, axis: int | None = None) -> Tensor:
-        return ndl.cumsum(self, axis=axis)
+        return ndl.ops.cumsum(self, axis=axis)
 
 
 def tensor_of(spec: Spec, buffer: Any) -> Tensor:
@@ -406,7 +407,7 @@ def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
 
 
 def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor:
-    """A tensor that shares the memory of `source` (anything with `__dlpack__` on the host), which must not be written afterwards.
+    """A tensor that shares the memory of `source`, anything with `__dlpack__` on the host, which must not be written any more.
 
     Raises: DtypeError for a dtype that Needle does not have.
     """
@@ -422,7 +423,9 @@ _new: Callable[[type[Tensor]], Tensor] = object.__new__
 def _operand(self: Tensor, other: Any) -> Any:
     """`other` ready for an arithmetic op with `self`: Python numbers become the constants that promotion would make of them."""
     kind = other.__class__
-    return constant(other, promote(self.spec.dtype, kind), self.spec.device) if kind in DEFAULT else other
+    if kind is Tensor or kind not in DEFAULT:
+        return other
+    return constant(other, promote(self.spec.dtype, kind), self.spec.device)
 
 
 def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:

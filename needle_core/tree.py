@@ -1,7 +1,7 @@
 """Trees of tensors: nested lists, tuples, dicts and Modules, with tensors (or anything else) as leaves.
 
-`flatten` takes a tree apart into its leaves and its structure, `unflatten` puts it together again. Any class joins by two methods:
-`__tree_flatten__(self) -> (children, static)`, where `static` compares equal for equal structure, and the classmethod
+`flatten` takes a tree apart into its leaves and its structure, `unflatten` puts it together again. Any class joins by two
+methods: `__tree_flatten__(self) -> (children, static)`, where `static` compares equal for equal structure, and the classmethod
 `__tree_unflatten__(cls, static, children)`. None is a tree without leaves.
 """
 

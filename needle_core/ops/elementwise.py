@@ -21,20 +21,129 @@ from needle_core.doors import (
     number,
     promoting,
     tested,
+    to_number,
 )
 from needle_core.errors import ArgumentError
 from needle_core.op import composite, primitive
 from needle_core.spec import DTypeLike, Spec, dtype as to_dtype
 from needle_core.tensor import Operand, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "abs", "acos", "acosh", "add", "asin", "asinh", "astype", "atan", "atan2", "atanh", "ceil", "clip", "cos", "cosh",
     "divide", "equal", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "greater", "greater_equal", "hypot",
-    "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and",
+    "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log10", "log1p", "log2", "logical_and",
     "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "negative", "not_equal", "positive", "pow",
     "reciprocal", "remainder", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc",
     "where",
-]
+]  # fmt: skip
+
+# -- comparison and logic ---------------------------------------------------------------------------------------------------
+
+
+@primitive(compared)
+def equal(a: Operand, b: Operand) -> Tensor:
+    """a == b, elementwise; nan equals nothing."""
+
+
+@primitive(compared)
+def less(a: Operand, b: Operand) -> Tensor:
+    """a < b."""
+
+
+@composite(compared)
+def not_equal(a: Operand, b: Operand) -> Tensor:
+    """a != b; nan differs from everything."""
+    return logical_not(equal(a, b))
+
+
+@composite(compared)
+def less_equal(a: Operand, b: Operand) -> Tensor:
+    """a <= b."""
+    return logical_or(less(a, b), equal(a, b))
+
+
+@composite(compared)
+def greater(a: Operand, b: Operand) -> Tensor:
+    """a > b."""
+    return less(b, a)
+
+
+@composite(compared)
+def greater_equal(a: Operand, b: Operand) -> Tensor:
+    """a >= b."""
+    return less_equal(b, a)
+
+
+@composite(logical)
+def logical_not(x: Operand) -> Tensor:
+    """True where x is zero."""
+    return equal(x, False)
+
+
+@composite(logical)
+def logical_and(a: Operand, b: Operand) -> Tensor:
+    """True where both are not zero."""
+    return multiply(a, b)
+
+
+@composite(logical)
+def logical_or(a: Operand, b: Operand) -> Tensor:
+    """True where one or both are not zero."""
+    return add(a, b)
+
+
+@composite(logical)
+def logical_xor(a: Operand, b: Operand) -> Tensor:
+    """True where exactly one is not zero."""
+    return not_equal(a, b)
+
+
+@composite(tested)
+def isnan(x: Tensor) -> Tensor:
+    """True where x is not a number."""
+    return not_equal(x, x)
+
+
+@composite(tested)
+def isinf(x: Tensor) -> Tensor:
+    """True where x is infinite."""
+    return equal(abs(x), math.inf) if x.dtype.is_floating else not_equal(x, x)
+
+
+@composite(tested)
+def isfinite(x: Tensor) -> Tensor:
+    """True where x is neither infinite nor nan."""
+    return less(abs(x), math.inf) if x.dtype.is_floating else equal(x, x)
+
+
+@promoting(as_choice)
+def _chosen(condition: Spec, a: Spec, b: Spec) -> tuple[Spec, dict[str, Any]]:
+    return a.like(shape=broadcast_shapes(condition, a, b)), {}
+
+
+@primitive(_chosen)
+def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
+    """a where the condition holds, b elsewhere."""
+
+
+where.vjp(None, lambda g, y, c, a, b: where(c, g, 0), lambda g, y, c, a, b: where(c, 0, g))
+
+
+# -- dtype ------------------------------------------------------------------------------------------------------------------
+
+
+def _cast(x: Spec, *, dtype: DTypeLike) -> tuple[Spec, dict[str, Any]]:
+    d = to_dtype(dtype)
+    return x.like(dtype=d), {"dtype": d}
+
+
+@primitive(_cast)
+def astype(x: Operand, *, dtype: DTypeLike) -> Tensor:
+    """x in another dtype: floats are rounded to nearest, or truncated to integers; to bool, everything but zero is True."""
+
+
+astype.vjp(lambda g, y, x, dtype: g.astype(x.dtype))
+
 
 # -- arithmetic -------------------------------------------------------------------------------------------------------------
 
@@ -44,8 +153,7 @@ def add(a: Operand, b: Operand) -> Tensor:
     """Sum a + b; of bools, logical or."""
 
 
-add.vjp(lambda g, y, a, b: g,
-        lambda g, y, a, b: g)
+add.vjp(lambda g, y, a, b: g, lambda g, y, a, b: g)
 
 
 @primitive(broadcasted_number)
@@ -53,8 +161,7 @@ def subtract(a: Operand, b: Operand) -> Tensor:
     """Difference a - b."""
 
 
-subtract.vjp(lambda g, y, a, b: g,
-             lambda g, y, a, b: -g)
+subtract.vjp(lambda g, y, a, b: g, lambda g, y, a, b: -g)
 
 
 @primitive(broadcasted)
@@ -62,8 +169,7 @@ def multiply(a: Operand, b: Operand) -> Tensor:
     """Product a * b; of bools, logical and."""
 
 
-multiply.vjp(lambda g, y, a, b: g * b,
-             lambda g, y, a, b: g * a)
+multiply.vjp(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a)
 
 
 @primitive(broadcasted_floating)
@@ -71,8 +177,7 @@ def divide(a: Operand, b: Operand) -> Tensor:
     """Quotient a / b, of floating dtype; division by zero gives infinity or nan."""
 
 
-divide.vjp(lambda g, y, a, b: g / b,
-           lambda g, y, a, b: -g * y / b)
+divide.vjp(lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b)
 
 
 @primitive(broadcasted_number)
@@ -88,8 +193,7 @@ def remainder(a: Operand, b: Operand) -> Tensor:
     """What floor_divide leaves, with the sign of `b`. An integer modulo zero gives 0, as in NumPy."""
 
 
-remainder.vjp(lambda g, y, a, b: g,
-              lambda g, y, a, b: -g * floor_divide(a, b))
+remainder.vjp(lambda g, y, a, b: g, lambda g, y, a, b: -g * floor_divide(a, b))
 
 
 @primitive(broadcasted_number)
@@ -116,8 +220,7 @@ def maximum(a: Operand, b: Operand) -> Tensor:
     """
 
 
-maximum.vjp(lambda g, y, a, b: g * _share(a, b, y),
-            lambda g, y, a, b: g * _share(b, a, y))
+maximum.vjp(lambda g, y, a, b: g * _share(a, b, y), lambda g, y, a, b: g * _share(b, a, y))
 
 
 @primitive(broadcasted)
@@ -128,8 +231,7 @@ def minimum(a: Operand, b: Operand) -> Tensor:
     """
 
 
-minimum.vjp(lambda g, y, a, b: g * _share(a, b, y),
-            lambda g, y, a, b: g * _share(b, a, y))
+minimum.vjp(lambda g, y, a, b: g * _share(a, b, y), lambda g, y, a, b: g * _share(b, a, y))
 
 
 def _share(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
@@ -162,18 +264,16 @@ def abs(x: Operand) -> Tensor:
     """
 
 
-abs.vjp(lambda g, y, x: g * sign(x))
-
-
 @composite(number)
 def sign(x: Tensor) -> Tensor:
     """-1, 0 or 1 as x is negative, zero or positive; nan of nan."""
     if x.dtype.kind == "uint":
-        return not_equal(x, 0).astype(x.dtype)
+        return (x != 0).astype(x.dtype)
     return where(less(0, x), 1, where(less(x, 0), -1, x * 0))
 
 
 sign.vjp(None)
+abs.vjp(lambda g, y, x: g * sign(x))
 
 
 @composite(number)
@@ -228,11 +328,12 @@ def trunc(x: Tensor) -> Tensor:
 trunc.vjp(None)
 
 
+@promoting(to_number)
 def _clipped(x: Spec, *, min: Any = None, max: Any = None) -> tuple[Spec, dict[str, Any]]:
     for bound in (min, max):
         if bound is not None and type(bound) not in (int, float):
             raise ArgumentError(f"min and max are Python numbers, not {bound!r}", hint="maximum and minimum take tensors")
-    return number(x)[0], {"min": min, "max": max}
+    return x, {"min": min, "max": max}
 
 
 @composite(_clipped)
@@ -246,116 +347,6 @@ def clip(x: Tensor, *, min: float | None = None, max: float | None = None) -> Te
     if max is not None:
         x = where(less(max, x), max, x).astype(x.dtype)
     return x
-
-
-# -- comparison and logic ---------------------------------------------------------------------------------------------------
-
-
-@primitive(compared)
-def equal(a: Operand, b: Operand) -> Tensor:
-    """a == b, elementwise; nan equals nothing."""
-
-
-@primitive(compared)
-def less(a: Operand, b: Operand) -> Tensor:
-    """a < b."""
-
-
-@composite(compared)
-def not_equal(a: Tensor, b: Tensor) -> Tensor:
-    """a != b; nan differs from everything."""
-    return logical_not(equal(a, b))
-
-
-@composite(compared)
-def less_equal(a: Tensor, b: Tensor) -> Tensor:
-    """a <= b."""
-    return logical_or(less(a, b), equal(a, b))
-
-
-@composite(compared)
-def greater(a: Tensor, b: Tensor) -> Tensor:
-    """a > b."""
-    return less(b, a)
-
-
-@composite(compared)
-def greater_equal(a: Tensor, b: Tensor) -> Tensor:
-    """a >= b."""
-    return less_equal(b, a)
-
-
-@composite(logical)
-def logical_not(x: Tensor) -> Tensor:
-    """True where x is zero."""
-    return equal(x, False)
-
-
-@composite(logical)
-def logical_and(a: Tensor, b: Tensor) -> Tensor:
-    """True where both are not zero."""
-    return multiply(a, b)
-
-
-@composite(logical)
-def logical_or(a: Tensor, b: Tensor) -> Tensor:
-    """True where one or both are not zero."""
-    return add(a, b)
-
-
-@composite(logical)
-def logical_xor(a: Tensor, b: Tensor) -> Tensor:
-    """True where exactly one is not zero."""
-    return not_equal(a, b)
-
-
-@composite(tested)
-def isnan(x: Tensor) -> Tensor:
-    """True where x is not a number."""
-    return not_equal(x, x)
-
-
-@composite(tested)
-def isinf(x: Tensor) -> Tensor:
-    """True where x is infinite."""
-    return equal(abs(x), math.inf) if x.dtype.is_floating else not_equal(x, x)
-
-
-@composite(tested)
-def isfinite(x: Tensor) -> Tensor:
-    """True where x is neither infinite nor nan."""
-    return less(abs(x), math.inf) if x.dtype.is_floating else equal(x, x)
-
-
-@promoting(as_choice)
-def _chosen(condition: Spec, a: Spec, b: Spec) -> tuple[Spec, dict[str, Any]]:
-    return a.like(shape=broadcast_shapes(condition, a, b)), {}
-
-
-@primitive(_chosen)
-def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
-    """a where the condition holds, b elsewhere."""
-
-
-where.vjp(None,
-          lambda g, y, c, a, b: where(c, g, 0),
-          lambda g, y, c, a, b: where(c, 0, g))
-
-
-# -- dtype ------------------------------------------------------------------------------------------------------------------
-
-
-def _cast(x: Spec, *, dtype: DTypeLike) -> tuple[Spec, dict[str, Any]]:
-    d = to_dtype(dtype)
-    return x.like(dtype=d), {"dtype": d}
-
-
-@primitive(_cast)
-def astype(x: Operand, *, dtype: DTypeLike) -> Tensor:
-    """x in another dtype: floats are rounded to nearest, or truncated to integers; to bool, everything but zero is True."""
-
-
-astype.vjp(lambda g, y, x, dtype: g.astype(x.dtype))
 
 
 # -- elementary functions ---------------------------------------------------------------------------------------------------
@@ -390,14 +381,12 @@ def sin(x: Operand) -> Tensor:
     """Sine of x in radians."""
 
 
-sin.vjp(lambda g, y, x: g * cos(x))
-
-
 @primitive(floating)
 def cos(x: Operand) -> Tensor:
     """Cosine of x in radians."""
 
 
+sin.vjp(lambda g, y, x: g * cos(x))
 cos.vjp(lambda g, y, x: -g * sin(x))
 
 
@@ -414,8 +403,7 @@ def atan2(a: Operand, b: Operand) -> Tensor:
     """The angle of the point (b, a) in radians, in [-pi, pi]."""
 
 
-atan2.vjp(lambda g, y, a, b: g * b / (a * a + b * b),
-          lambda g, y, a, b: -g * a / (a * a + b * b))
+atan2.vjp(lambda g, y, a, b: g * b / (a * a + b * b), lambda g, y, a, b: -g * a / (a * a + b * b))
 
 
 @primitive(floating)
@@ -461,7 +449,7 @@ def expm1(x: Tensor) -> Tensor:
     Source:   Kahan; Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 1.14.1
     """
     u = exp(x)
-    away = logical_and(not_equal(u, 1), logical_and(less(0, u), less(u, math.inf)))
+    away = logical_and(u != 1, logical_and(u > 0, u < math.inf))
     ratio = (u - 1) * (x / log(where(away, u, 2)))
     return where(away, ratio, where(equal(u, 1), x, u - 1))
 
@@ -477,7 +465,7 @@ def log1p(x: Tensor) -> Tensor:
     Source:   Kahan; Higham, Accuracy and Stability of Numerical Algorithms, 2002, problem 1.5
     """
     u = x + 1
-    away = logical_and(not_equal(u, 1), less(u, math.inf))
+    away = logical_and(u != 1, u < math.inf)
     return where(away, log(u) * (x / where(away, u - 1, 1)), where(equal(u, 1), x, u))
 
 
@@ -528,9 +516,6 @@ def sinh(x: Tensor) -> Tensor:
     return sign(x) * where(less(u, math.inf), small, 0.5 * exp(0.5 * abs(x)) * exp(0.5 * abs(x)))
 
 
-sinh.vjp(lambda g, y, x: g * cosh(x))
-
-
 @composite(floating)
 def cosh(x: Tensor) -> Tensor:
     """Hyperbolic cosine."""
@@ -538,6 +523,7 @@ def cosh(x: Tensor) -> Tensor:
     return 0.5 * half * half + 0.5 / half / half
 
 
+sinh.vjp(lambda g, y, x: g * cosh(x))
 cosh.vjp(lambda g, y, x: g * sinh(x))
 
 
@@ -579,17 +565,4 @@ def hypot(a: Tensor, b: Tensor) -> Tensor:
     return large * sqrt(1 + ratio * ratio)
 
 
-hypot.vjp(lambda g, y, a, b: g * a / y,
-          lambda g, y, a, b: g * b / y)
-
-
-@composite(broadcasted_floating)
-def logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """log(exp(a) + exp(b)) without overflow on the way."""
-    top = maximum(a, b)
-    gap = where(equal(a, b), 0, minimum(a, b) - top)
-    return top + log1p(exp(gap))
-
-
-logaddexp.vjp(lambda g, y, a, b: g * sigmoid(a - b),
-              lambda g, y, a, b: g * sigmoid(b - a))
+hypot.vjp(lambda g, y, a, b: g * a / y, lambda g, y, a, b: g * b / y)

@@ -6,6 +6,7 @@ backends that compute on the host.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, TypeAlias
 
@@ -15,14 +16,14 @@ from needle_core.doors import along, broadcast_shapes, normalize_axis, promoting
 from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.create import iota, zeros_like
-from needle_core.ops.elementwise import less, logical_or, where
+from needle_core.ops.elementwise import logical_or, where
 from needle_core.ops.shape import broadcast_to, flip, permute_dims, reshape, strided_slice
 from needle_core.spec import DType, Spec, int64, promote
 from needle_core.tensor import Operand, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "argsort", "getitem", "scatter_add", "sort", "take", "take_along_axis", "topk",
-]
+]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
 
@@ -48,10 +49,6 @@ def take(x: Operand, indices: Operand, *, axis: int | None = None) -> Tensor:
     """
 
 
-take.vjp(lambda g, y, x, indices, axis: scatter_add(zeros_like(x), indices, g, axis=axis),
-         None)
-
-
 def _keep_indices(x: DType | type, indices: DType | type, updates: DType | type) -> list[DType]:
     met = promote(x, updates)
     return [met, promote(indices), met]
@@ -74,9 +71,10 @@ def scatter_add(x: Operand, indices: Operand, updates: Operand, *, axis: int | N
     """
 
 
-scatter_add.vjp(lambda g, y, x, indices, updates, axis: g,
-                None,
-                lambda g, y, x, indices, updates, axis: take(g, indices, axis=axis))
+take.vjp(lambda g, y, x, indices, axis: scatter_add(zeros_like(x), indices, g, axis=axis), None)
+scatter_add.vjp(
+    lambda g, y, x, indices, updates, axis: g, None, lambda g, y, x, indices, updates, axis: take(g, indices, axis=axis)
+)
 
 
 def _taken_along(x: Spec, indices: Spec, *, axis: int = -1) -> tuple[Spec, Attrs]:
@@ -107,14 +105,17 @@ def take_along_axis(x: Tensor, indices: Tensor, *, axis: int = -1) -> Tensor:
 
 def _linear(places: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Row-major places from indices along each axis; one that is out of bounds gives a place that is out of bounds."""
-    total, outside = 0, None
+    total: Tensor | None = None
+    outside: Tensor | None = None
     for place, n in zip(places, shape, strict=True):
-        place = place.astype(int64)
-        beyond = logical_or(less(place, -n), less(n - 1, place))
+        wide = place.astype(int64)
+        beyond = logical_or(wide < -n, wide >= n)
+        counted = where(wide < 0, wide + n, wide)
+        total = counted if total is None else total * n + counted
         outside = beyond if outside is None else logical_or(outside, beyond)
-        total = total * n + where(less(place, 0), place + n, place)
-    size = int(np.prod(shape))
-    return total if outside is None else where(outside, size, total)  # type: ignore[return-value]
+    assert total is not None
+    assert outside is not None
+    return where(outside, math.prod(shape), total)
 
 
 # -- sorting ----------------------------------------------------------------------------------------------------------------
@@ -210,7 +211,9 @@ def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
             found.append(k)
         elif isinstance(k, bool | np.bool_):
             raise ArgumentError("a bool is not an index", details={"x": x.spec})
-        elif isinstance(k, int | np.integer) or (isinstance(k, Tensor) and k.ndim == 0 and k.dtype.is_integer and x.device.backend.host):
+        elif isinstance(k, int | np.integer) or (
+            isinstance(k, Tensor) and k.ndim == 0 and k.dtype.is_integer and x.device.backend.host
+        ):
             found.append(operator.index(k))
         elif isinstance(k, Tensor | np.ndarray | list | tuple):
             indices = k if isinstance(k, Tensor) else Tensor(np.asarray(k, dtype=None if len(k) else np.int64), device=x.device)
@@ -253,6 +256,6 @@ def _gather(x: Tensor, arrays: list[tuple[int, Tensor]], together: bool) -> Tens
     rest = [i for i in range(x.ndim) if i not in axes]
     x = permute_dims(x, axes=(*rest[:front], *axes, *rest[front:]))
     sizes = x.shape[front : front + len(axes)]
-    merged = reshape(x, shape=(*x.shape[:front], int(np.prod(sizes)), *x.shape[front + len(axes) :]))
+    merged = reshape(x, shape=(*x.shape[:front], math.prod(sizes), *x.shape[front + len(axes) :]))
     places = arrays[0][1] if len(arrays) == 1 else _linear([indices for _, indices in arrays], sizes)
     return take(merged, places, axis=front)

@@ -18,9 +18,9 @@ from needle_core.ops.reduce import max, sum
 from needle_core.ops.shape import broadcast_to, moveaxis, permute_dims, reshape
 from needle_core.tensor import Axes, Operand, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "diagonal", "einsum", "matmul", "outer", "tensordot", "trace", "vecdot", "vector_norm",
-]
+]  # fmt: skip
 
 
 @primitive(contracted)
@@ -153,7 +153,9 @@ def _parse(subscripts: str, operands: Sequence[Tensor]) -> tuple[list[str], str]
     letters = "".join(chr(0x3B1 + i) for i in range(builtins.max(extra, default=0)))  # alpha, beta, ...: nobody else's
     for i, (term, n, x) in enumerate(zip(terms, extra, operands, strict=True)):
         if n < 0 or (n > 0 and "..." not in term):
-            raise ShapeError(f"einsum: {term!r} does not name the {x.ndim} axes", details={"formula": subscripts, "operand": x.spec})
+            raise ShapeError(
+                f"einsum: {term!r} does not name the {x.ndim} axes", details={"formula": subscripts, "operand": x.spec}
+            )
         terms[i] = term.replace("...", letters[len(letters) - n :])
     named = "".join(terms).translate({ord(c): None for c in letters})
     if not arrow:

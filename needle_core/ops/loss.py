@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from needle_core.doors import broadcasted_floating, normalize_axis, promoting
+from needle_core.doors import promoting, to_floating
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite
 from needle_core.ops.activation import softplus
 from needle_core.ops.create import one_hot
 from needle_core.ops.elementwise import abs, square
+from needle_core.ops.index import take_along_axis
 from needle_core.ops.normalize import log_softmax, softmax
 from needle_core.ops.reduce import mean, sum
 from needle_core.ops.shape import expand_dims
-from needle_core.ops.index import take_along_axis
 from needle_core.spec import DType, Spec, float32, promote
 from needle_core.tensor import Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "bce_with_logits", "cross_entropy", "cross_entropy_grad", "l1_loss", "mse_loss",
-]
-
-REDUCTIONS = {"mean": mean, "sum": sum, "none": lambda x: x}
+]  # fmt: skip
 
 
 def _reduction(name: Any) -> str:
-    if name not in REDUCTIONS:
+    if name not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is 'mean', 'sum' or 'none', not {name!r}")
     return str(name)
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    return mean(losses) if reduction == "mean" else sum(losses) if reduction == "sum" else losses
 
 
 def _keep_labels(x: DType | type, labels: DType | type) -> list[DType]:
@@ -43,24 +45,6 @@ def _classified(x: Spec, labels: Spec, *, reduction: str = "mean") -> tuple[Spec
         raise ShapeError(f"labels need the shape {list(x.shape[:-1])} of the rows of scores, not {list(labels.shape)}")
     how = _reduction(reduction)
     return x.like(shape=labels.shape if how == "none" else ()), {"reduction": how}
-
-
-@composite(_classified)
-def cross_entropy(x: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Softmax cross entropy of scores over the last axis with integer labels.
-
-        loss[i] = log(sum_j exp(x[i, j])) - x[i, labels[i]]
-
-    Shapes:   x (*s, c), labels (*s) -> () for reduction "mean" and "sum", (*s) for "none"
-    Dtypes:   x floating, labels integer
-    Raises:   BoundsError for a label outside of -c ... c - 1
-    """
-    picked = take_along_axis(log_softmax(x), expand_dims(labels, -1), axis=-1)
-    return -REDUCTIONS[reduction](picked.reshape(labels.shape))
-
-
-cross_entropy.vjp(lambda g, y, x, labels, reduction: cross_entropy_grad(g, x, labels, reduction=reduction),
-                  None)
 
 
 def _keep_gradient_and_labels(g: DType | type, x: DType | type, labels: DType | type) -> list[DType]:
@@ -81,21 +65,35 @@ def cross_entropy_grad(g: Tensor, x: Tensor, labels: Tensor, *, reduction: str =
     return (softmax(x) - one_hot(labels, num_classes=classes, dtype=x.dtype)) * scale
 
 
+@composite(_classified)
+def cross_entropy(x: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Softmax cross entropy of scores over the last axis with integer labels.
+
+        loss[i] = log(sum_j exp(x[i, j])) - x[i, labels[i]]
+
+    Shapes:   x (*s, c), labels (*s) -> () for reduction "mean" and "sum", (*s) for "none"
+    Dtypes:   x floating, labels integer
+    Raises:   BoundsError for a label outside of -c ... c - 1
+    """
+    picked = take_along_axis(log_softmax(x), expand_dims(labels, -1), axis=-1)
+    return -_reduce(picked.reshape(labels.shape), reduction)
+
+
+cross_entropy.vjp(lambda g, y, x, labels, reduction: cross_entropy_grad(g, x, labels, reduction=reduction), None)
+
+
+@promoting(to_floating)
 def _compared(prediction: Spec, target: Spec, *, reduction: str = "mean") -> tuple[Spec, dict[str, Any]]:
-    spec = broadcasted_floating(prediction, target)[0]
     if prediction.shape != target.shape:
         raise ShapeError(f"prediction and target differ in shape, {list(prediction.shape)} and {list(target.shape)}")
     how = _reduction(reduction)
-    return spec if how == "none" else spec.like(shape=()), {"reduction": how}
-
-
-_compared = promoting(broadcasted_floating.promotion)(_compared)  # type: ignore[attr-defined]
+    return prediction if how == "none" else prediction.like(shape=()), {"reduction": how}
 
 
 @composite(_compared)
 def mse_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """Squared error (x - target)^2."""
-    return REDUCTIONS[reduction](square(x - target))
+    return _reduce(square(x - target), reduction)
 
 
 @composite(_compared)
@@ -104,10 +102,10 @@ def l1_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
 
     Gradient: 0 where they are equal
     """
-    return REDUCTIONS[reduction](abs(x - target))
+    return _reduce(abs(x - target), reduction)
 
 
 @composite(_compared)
 def bce_with_logits(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """Binary cross entropy of scores with probabilities: -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid; no overflow."""
-    return REDUCTIONS[reduction](softplus(x) - x * target)
+    return _reduce(softplus(x) - x * target, reduction)

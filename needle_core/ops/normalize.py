@@ -15,11 +15,22 @@ from needle_core.ops.reduce import logsumexp, max, mean, sum, var
 from needle_core.spec import Spec
 from needle_core.tensor import Axes, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "batch_norm", "batch_norm_grad", "layer_norm", "layer_norm_grad", "log_softmax", "softmax", "softmax_grad",
-]
+]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
+
+
+@promoting(to_floating)
+def _softmax_gradient(g: Spec, y: Spec, **attrs: Any) -> tuple[Spec, Attrs]:
+    return along_floating(g, **attrs)
+
+
+@composite(_softmax_gradient)
+def softmax_grad(g: Tensor, y: Tensor, *, axis: Axes = -1, axes: Axes = None) -> Tensor:
+    """The gradient of softmax from its output: y (g - sum g y)."""
+    return y * (g - sum(g * y, axes=axes, keepdims=True))
 
 
 @composite(along_floating)
@@ -41,12 +52,6 @@ def softmax(x: Tensor, *, axis: Axes = -1, axes: Axes = None) -> Tensor:
 softmax.vjp(lambda g, y, x, axes: softmax_grad(g, y, axes=axes))
 
 
-@composite(lambda g, y, **attrs: along_floating(g, **attrs))
-def softmax_grad(g: Tensor, y: Tensor, *, axis: Axes = -1, axes: Axes = None) -> Tensor:
-    """The gradient of softmax from its output: y (g - sum g y)."""
-    return y * (g - sum(g * y, axes=axes, keepdims=True))
-
-
 @composite(along_floating)
 def log_softmax(x: Tensor, *, axis: Axes = -1, axes: Axes = None) -> Tensor:
     """log(softmax(x)) over `axis`, one or several, computed as x - logsumexp(x).
@@ -61,6 +66,20 @@ def log_softmax(x: Tensor, *, axis: Axes = -1, axes: Axes = None) -> Tensor:
 
 
 log_softmax.vjp(lambda g, y, x, axes: g - exp(y) * sum(g, axes=axes, keepdims=True))
+
+
+@promoting(to_floating)
+def _normalized_gradient(g: Spec, x: Spec, weight: Spec, *, eps: float = 1e-5) -> tuple[tuple[Spec, ...], Attrs]:
+    return (x, weight, weight), {"eps": eps}
+
+
+@composite(_normalized_gradient)
+def layer_norm_grad(g: Tensor, x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of layer_norm for x, weight and bias."""
+    axes = _last(x, weight)
+    samples = tuple(range(x.ndim - weight.ndim))
+    h, deviation = _standard(x, axes, eps)
+    return _unstandardize(g * weight, h, deviation, axes), sum(g * h, axes=samples), sum(g, axes=samples)
 
 
 @promoting(to_floating)
@@ -85,18 +104,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) ->
 layer_norm.vjp_joint(lambda g, y, x, weight, bias, eps: layer_norm_grad(g, x, weight, eps=eps))
 
 
-@promoting(to_floating)
-def _normalized_gradient(g: Spec, x: Spec, weight: Spec, *, eps: float = 1e-5) -> tuple[tuple[Spec, ...], Attrs]:
-    return (x, weight, weight), {"eps": eps}
-
-
 @composite(_normalized_gradient)
-def layer_norm_grad(g: Tensor, x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of layer_norm for x, weight and bias."""
-    axes = _last(x, weight)
-    samples = tuple(range(x.ndim - weight.ndim))
+def batch_norm_grad(g: Tensor, x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of batch_norm for x, weight and bias."""
+    axes = _but_last(x)
     h, deviation = _standard(x, axes, eps)
-    return _unstandardize(g * weight, h, deviation, axes), sum(g * h, axes=samples), sum(g, axes=samples)
+    return _unstandardize(g * weight, h, deviation, axes), sum(g * h, axes=axes), sum(g, axes=axes)
 
 
 @promoting(to_floating)
@@ -119,14 +132,6 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) ->
 
 
 batch_norm.vjp_joint(lambda g, y, x, weight, bias, eps: batch_norm_grad(g, x, weight, eps=eps))
-
-
-@composite(_normalized_gradient)
-def batch_norm_grad(g: Tensor, x: Tensor, weight: Tensor, *, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of batch_norm for x, weight and bias."""
-    axes = _but_last(x)
-    h, deviation = _standard(x, axes, eps)
-    return _unstandardize(g * weight, h, deviation, axes), sum(g * h, axes=axes), sum(g, axes=axes)
 
 
 def _last(x: Tensor, weight: Tensor) -> tuple[int, ...]:

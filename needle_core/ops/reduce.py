@@ -13,20 +13,20 @@ from needle_core.doors import along, normalize_axis, promoting, reduced, reduced
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.create import arange, ones_like
-from needle_core.ops.elementwise import equal, exp, isfinite, isnan, log, logical_not, logical_or, not_equal, sqrt, square, where
+from needle_core.ops.elementwise import equal, exp, isfinite, isnan, log, logical_not, logical_or, sqrt, square, where
 from needle_core.ops.shape import broadcast_to, concat, flip, moveaxis, reshape, strided_slice
 from needle_core.spec import Spec, bool_, int64
 from needle_core.tensor import Axes, Operand, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "cumprod", "cumsum", "logsumexp", "max", "mean", "min", "prod", "std",
     "sum", "var",
-]
+]  # fmt: skip
 
 
 def _spread(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """`g`, the result of a reduction of `like` over `axes`, with those axes again."""
-    return broadcast_to(_kept(g, like, axes, keepdims), shape=like.shape)
+    return broadcast_to(_kept(g, like, axes, keepdims) if g.ndim else g, shape=like.shape)
 
 
 def _kept(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -163,7 +163,7 @@ def _judged(x: Spec, **attrs: Any) -> tuple[Spec, dict[str, Any]]:
 @composite(_judged)
 def any(x: Tensor, *, axis: Axes = None, axes: Axes = None, keepdims: bool = False) -> Tensor:
     """Whether an element over `axis` is not zero; False of nothing."""
-    return not_equal(sum(not_equal(x, 0), axes=axes, keepdims=keepdims), 0)
+    return sum(x != 0, axes=axes, keepdims=keepdims) != 0
 
 
 @composite(_judged)
@@ -180,7 +180,7 @@ def _counted(x: Spec, **attrs: Any) -> tuple[Spec, dict[str, Any]]:
 @composite(_counted)
 def count_nonzero(x: Tensor, *, axis: Axes = None, axes: Axes = None, keepdims: bool = False) -> Tensor:
     """The number of elements over `axis` that are not zero, as int64."""
-    return sum(not_equal(x, 0), axes=axes, keepdims=keepdims)
+    return sum(x != 0, axes=axes, keepdims=keepdims)
 
 
 def _located(x: Spec, *, axis: int | None = None, keepdims: bool = False) -> tuple[Spec, dict[str, Any]]:

@@ -13,10 +13,10 @@ from needle_core.op import composite, primitive
 from needle_core.spec import Spec
 from needle_core.tensor import Axes, Number, Operand, Tensor
 
-__all__ = [  # fmt: skip
+__all__ = [
     "broadcast_arrays", "broadcast_to", "concat", "expand_dims", "flip", "matrix_transpose", "moveaxis", "pad",
     "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "strided_slice", "swapaxes", "tile", "unstack",
-]
+]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
 
@@ -203,7 +203,9 @@ def _joined(*arrays: Spec, axis: int = 0) -> tuple[Spec, Attrs]:
     first = arrays[0]
     i = normalize_axis(axis, first.ndim)
     for other in arrays[1:]:
-        if other.ndim != first.ndim or any(n != m for k, (n, m) in enumerate(zip(first.shape, other.shape, strict=True)) if k != i):
+        if other.ndim != first.ndim or any(
+            n != m for k, (n, m) in enumerate(zip(first.shape, other.shape, strict=True)) if k != i
+        ):
             raise ShapeError(f"shapes differ apart from axis {i}, {list(first.shape)} and {list(other.shape)}")
     return first.like(shape=(*first.shape[:i], sum(a.shape[i] for a in arrays), *first.shape[i + 1 :])), {"axis": i}
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from needle_core.backend import Backend
 from needle_core.op import Kernel
 from needle_core.spec import Device, DType
-
 from needle_numpy_backend import create, elementwise, index, linalg, loss, normalize, reduce, shape
 
 Array = npt.NDArray[Any]
@@ -54,9 +54,10 @@ class NumpyBackend(Backend):
         return np.empty(shape, dtype.numpy)
 
     def bind(self, kernel: Kernel, attrs: Mapping[str, Any]) -> Callable[..., Any]:
-        fixed = dict(attrs)
-        if isinstance(kernel, np.ufunc):
-            fixed["out"] = ...  # an array also where the result is 0-d
-        if fixed:
-            return lambda *buffers: _quiet.run(kernel, *buffers, **fixed)
+        if isinstance(kernel, np.ufunc):  # out=... gives an array also where the result is 0-d
+            if kernel.nin == 2:
+                return lambda a, b: _quiet.run(kernel, a, b, out=...)
+            return lambda x: _quiet.run(kernel, x, out=...)
+        if attrs:
+            return lambda *buffers: _quiet.run(kernel, *buffers, **attrs)
         return lambda *buffers: _quiet.run(kernel, *buffers)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from needle_core.spec import DType
 
 Array = npt.NDArray[Any]

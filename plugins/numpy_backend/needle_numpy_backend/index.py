@@ -16,7 +16,8 @@ def take(x: Array, indices: Array, *, axis: int) -> Array:
 
 def scatter_add(x: Array, indices: Array, updates: Array, *, axis: int) -> Array:
     y = x.copy()
-    np.add.at(y, (slice(None),) * axis + (indices,), updates)
+    place: Any = (slice(None),) * axis + (indices,)
+    np.add.at(y, place, updates)
     return y
 
 

@@ -10,6 +10,13 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Axes = tuple[int, ...]
 
+_sum: Any = np.add.reduce  # half the time of np.sum on small arrays
+_prod: Any = np.multiply.reduce
+_max: Any = np.maximum.reduce
+_min: Any = np.minimum.reduce
+_all: Any = np.logical_and.reduce
+_any: Any = np.logical_or.reduce
+
 
 def _wide(x: Array) -> Any:
     """The dtype to accumulate in: half precision is summed in float32."""
@@ -17,33 +24,35 @@ def _wide(x: Array) -> Any:
 
 
 def sum(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.add.reduce(x, axis=axes, dtype=_wide(x), keepdims=keepdims)).astype(x.dtype, copy=False)
+    if x.dtype.itemsize == 2:
+        return np.asarray(_sum(x, axis=axes, dtype=np.float32, keepdims=keepdims)).astype(x.dtype)
+    return _sum(x, axis=axes, keepdims=keepdims, out=...)
 
 
 def mean(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    total = np.add.reduce(x, axis=axes, dtype=_wide(x), keepdims=keepdims)
+    total = _sum(x, axis=axes, dtype=_wide(x), keepdims=keepdims)
     count = np.prod([x.shape[i] for i in axes], dtype=np.int64)
     return np.asarray(total / total.dtype.type(count)).astype(x.dtype, copy=False)
 
 
 def prod(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.multiply.reduce(x, axis=axes, dtype=_wide(x), keepdims=keepdims)).astype(x.dtype, copy=False)
+    return np.asarray(_prod(x, axis=axes, dtype=_wide(x), keepdims=keepdims)).astype(x.dtype, copy=False)
 
 
 def max(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.maximum.reduce(x, axis=axes, keepdims=keepdims))
+    return np.asarray(_max(x, axis=axes, keepdims=keepdims))
 
 
 def min(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.minimum.reduce(x, axis=axes, keepdims=keepdims))
+    return np.asarray(_min(x, axis=axes, keepdims=keepdims))
 
 
 def all(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.logical_and.reduce(x, axis=axes, keepdims=keepdims))
+    return np.asarray(_all(x, axis=axes, keepdims=keepdims))
 
 
 def any(x: Array, *, axes: Axes, keepdims: bool) -> Array:
-    return np.asarray(np.logical_or.reduce(x, axis=axes, keepdims=keepdims))
+    return np.asarray(_any(x, axis=axes, keepdims=keepdims))
 
 
 def argmax(x: Array, *, axis: int | None, keepdims: bool) -> Array:
