@@ -16,8 +16,6 @@ from functools import update_wrapper
 from operator import attrgetter
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
-import numpy as np
-
 from needle_core.errors import (
     ArgumentError,
     BoundsError,
@@ -336,74 +334,6 @@ class Op(Generic[P, R]):
 
             return pull_through(self.body, g, inputs, attrs, needed)
         raise MissingGradientError("no gradient rule", hint=f"{self.name}.vjp(...) gives one rule for each operand")
-
-
-class TensorOp(Op[..., Any]):
-    """An op written as a class: `compute` on NumPy arrays, `gradient` on tensors. Its fields are its attributes.
-
-        class Swish(TensorOp):
-            def compute(self, x):                     # arrays in, array out
-                return x / (1 + np.exp(-x))
-            def gradient(self, out_grad, node):       # tensors; one gradient for each input, alone or as a tuple
-                (x,) = node.inputs
-                s = ndl.sigmoid(x)
-                return out_grad * (s + x * s * (1 - s))
-
-    It needs host memory: on a backend whose buffers are not NumPy arrays, calling it raises MissingKernelError.
-    """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls)
-        parameters = [p for p in inspect.signature(cls.compute).parameters.values() if p.name != "self"]
-        self.name = self.__name__ = cls.__name__
-        self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
-        self.operands = tuple(f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters)
-        self.rules = self.joint = None
-        self._runs = {}
-        return self
-
-    def __init__(self) -> None:
-        pass
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        return object.__reduce__(self)
-
-    def compute(self, *arrays: Any) -> Any:
-        """The value: arrays in, one array out."""
-        raise NotImplementedError(f"{type(self).__name__} must define compute(self, *arrays)")
-
-    def gradient(self, out_grad: Tensor, node: Node) -> Any:
-        """The gradient for each of `node.inputs`, given `out_grad` for the output."""
-        raise MissingGradientError("no gradient rule", hint=f"define {type(self).__name__}.gradient(self, out_grad, node)")
-
-    def __call__(self, *args: Any) -> Tensor:
-        try:
-            if self.operands and not self.operands[-1].startswith("*") and len(args) != len(self.operands):
-                raise ArgumentError(f"takes {len(self.operands)} tensors ({', '.join(self.operands)}), got {len(args)}")
-            device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
-            tensors = tuple(a if isinstance(a, Tensor) else Tensor(a, device=device) for a in args)
-            device = tensors[0].spec.device
-            if any(t.spec.device is not device for t in tensors):
-                raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
-            if not device.backend.host:
-                raise MissingKernelError(f"a TensorOp computes on host arrays, and {device} does not keep its buffers there")
-        except NeedleError as error:
-            raise error.located(self.name, self.describe(args)) from error.__cause__
-        buffers = tuple(t.buffer for t in tensors)
-        views = [device.backend.to_numpy(b) for b in buffers]
-        try:
-            result = Tensor(np.asarray(self.compute(*views)), device=device)
-        except Exception as cause:
-            raise self._failed(cause, tensors) from cause
-        if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
-            result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
-        return result
-
-    def pullback(
-        self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
-    ) -> Sequence[Tensor | None]:
-        gradients = self.gradient(g, Node(self, inputs, (), attrs, y.spec))
-        return gradients if isinstance(gradients, tuple | list) else (gradients,)
 
 
 def primitive(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:

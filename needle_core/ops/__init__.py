@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from needle_core import op as _op
-from needle_core.ops import activation, create, elementwise, index, linalg, loss, normalize, reduce, shape
+from needle_core.ops import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
 from needle_core.ops.activation import *
 from needle_core.ops.create import *
+from needle_core.ops.elementary import *
 from needle_core.ops.elementwise import *
 from needle_core.ops.index import *
 from needle_core.ops.linalg import *
@@ -19,6 +20,7 @@ from needle_core.ops.shape import *
 __all__: list[str] = []
 __all__ += activation.__all__
 __all__ += create.__all__
+__all__ += elementary.__all__
 __all__ += elementwise.__all__
 __all__ += index.__all__
 __all__ += linalg.__all__

@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from needle_core.doors import broadcasted_floating, floating, promoting, to_floating
+from needle_core.doors import floating, promoting, to_floating
 from needle_core.errors import ArgumentError
 from needle_core.op import composite
-from needle_core.ops.elementwise import abs, clip, equal, erf, exp, expm1, less, log1p, maximum, minimum, tanh, where
+from needle_core.ops.elementary import erf, exp, expm1, log1p, tanh
+from needle_core.ops.elementwise import abs, clip, less, maximum, where
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor
 
 __all__ = [
-    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "logaddexp", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
-    "softplus", "softsign",
+    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+    "softplus", "softsign"
 ]  # fmt: skip
 
 
@@ -147,14 +148,3 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-
-
-@composite(broadcasted_floating)
-def logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """log(exp(a) + exp(b)) without overflow on the way."""
-    top = maximum(a, b)
-    gap = where(equal(a, b), 0, minimum(a, b) - top)
-    return top + log1p(exp(gap))
-
-
-logaddexp.vjp(lambda g, y, a, b: g * sigmoid(a - b), lambda g, y, a, b: g * sigmoid(b - a))

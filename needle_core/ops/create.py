@@ -13,7 +13,8 @@ import needle_core as ndl  # the default device
 from needle_core.doors import normalize_shape
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
 from needle_core.op import composite, primitive
-from needle_core.ops.elementwise import equal, less, logical_not, maximum, sqrt, where
+from needle_core.ops.elementary import sqrt
+from needle_core.ops.elementwise import equal, less, logical_not, maximum, where
 from needle_core.ops.shape import broadcast_to, reshape
 from needle_core.spec import DEFAULT, Device, DTypeLike, Spec, dtype as to_dtype, float32, float64, int64
 from needle_core.tensor import Number, Operand, Tensor, constant, tensor_of

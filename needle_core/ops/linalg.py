@@ -13,7 +13,8 @@ import numpy as np
 from needle_core.doors import contracted, normalize_axis, reduced_floating
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite, primitive
-from needle_core.ops.elementwise import abs, equal, sqrt, square, where
+from needle_core.ops.elementary import sqrt
+from needle_core.ops.elementwise import abs, equal, square, where
 from needle_core.ops.reduce import max, sum
 from needle_core.ops.shape import broadcast_to, moveaxis, permute_dims, reshape
 from needle_core.tensor import Axes, Operand, Tensor

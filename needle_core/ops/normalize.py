@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from needle_core.doors import along_floating, promoting, to_floating
 from needle_core.errors import ShapeError
 from needle_core.op import composite
-from needle_core.ops.elementwise import exp, sqrt
+from needle_core.ops.elementary import exp, sqrt
 from needle_core.ops.reduce import logsumexp, max, mean, sum, var
 from needle_core.spec import Spec
 from needle_core.tensor import Axes, Tensor

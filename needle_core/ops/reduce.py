@@ -13,7 +13,8 @@ from needle_core.doors import along, normalize_axis, promoting, reduced, reduced
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.create import arange, ones_like
-from needle_core.ops.elementwise import equal, exp, isfinite, isnan, log, logical_not, logical_or, sqrt, square, where
+from needle_core.ops.elementary import exp, log, sqrt
+from needle_core.ops.elementwise import equal, isfinite, isnan, logical_not, logical_or, square, where
 from needle_core.ops.shape import broadcast_to, concat, flip, moveaxis, reshape, strided_slice
 from needle_core.spec import Spec, bool_, int64
 from needle_core.tensor import Axes, Operand, Tensor

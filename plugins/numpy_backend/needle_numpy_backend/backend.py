@@ -13,7 +13,7 @@ import numpy.typing as npt
 from needle_core.backend import Backend
 from needle_core.op import Kernel
 from needle_core.spec import Device, DType
-from needle_numpy_backend import create, elementwise, index, linalg, loss, normalize, reduce, shape
+from needle_numpy_backend import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ class NumpyBackend(Backend):
     name = "numpy"
     host = True
     priority = 0
-    kernels = (create, elementwise, index, linalg, loss, normalize, reduce, shape)
+    kernels = (activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape)
 
     def devices(self) -> Sequence[str]:
         return ["numpy"]
