@@ -1,0 +1,85 @@
+"""Layers that normalise activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from needle_core.backend import DeviceLike
+from needle_core.doors import normalize_shape
+from needle_core.errors import ShapeError
+from needle_core.nn import init
+from needle_core.nn.module import Buffer, Module, Parameter
+from needle_core.ops import batch_norm, layer_norm, mean, rsqrt, var
+from needle_core.spec import DTypeLike
+from needle_core.tensor import Tensor
+
+
+class BatchNorm1d(Module):
+    """Each channel (last axis) normalised: over the batch in training, by running statistics in evaluation.
+
+        y = (x - m) / sqrt(v + eps) * weight + bias
+
+    In training, m and v are mean and variance of the n samples at hand, v with divisor n; and the running statistics move,
+    running <- (1 - momentum) running + momentum observed, where the variance observed has the divisor n - 1.
+
+    Shapes:   x (*s, dim) -> (*s, dim); n is the product of s
+    Raises:   ShapeError in training for fewer than two samples
+    Source:   Ioffe & Szegedy 2015, arXiv:1502.03167
+    """
+
+    def __init__(
+        self, dim: int, eps: float = 1e-5, momentum: float = 0.1, device: DeviceLike | None = None, dtype: DTypeLike = "float32"
+    ) -> None:
+        self.dim, self.eps, self.momentum = dim, eps, momentum
+        self.weight = Parameter(init.ones(dim, device=device, dtype=dtype))
+        self.bias = Parameter(init.zeros(dim, device=device, dtype=dtype))
+        self.running_mean = Buffer(init.zeros(dim, device=device, dtype=dtype))
+        self.running_var = Buffer(init.ones(dim, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return (x - self.running_mean) * (self.weight * rsqrt(self.running_var + self.eps)) + self.bias
+        y = batch_norm(x, self.weight, self.bias, eps=self.eps)
+        if x.size <= self.dim:
+            raise ShapeError(
+                f"BatchNorm1d: in training, at least two samples are needed for a variance, not {x.size // self.dim}",
+                details={"x": x.spec},
+                hint="model.eval() uses the running statistics",
+            )
+        batch, observed = tuple(range(x.ndim - 1)), x.detach()
+        self._observe(self.running_mean, mean(observed, axis=batch))
+        self._observe(self.running_var, var(observed, axis=batch, correction=1))
+        return y
+
+    def _observe(self, running: Buffer, observed: Tensor) -> None:
+        running.data = ((1 - self.momentum) * running + self.momentum * observed).astype(running.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, eps={self.eps}, momentum={self.momentum}"
+
+
+class LayerNorm(Module):
+    """Each sample normalised over its last axes, those of `shape`, with divisor n in the variance.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    Shapes:   x (*s, *shape) -> (*s, *shape)
+    Source:   Ba, Kiros & Hinton 2016, arXiv:1607.06450
+    """
+
+    def __init__(
+        self, shape: int | Sequence[int], eps: float = 1e-5, device: DeviceLike | None = None, dtype: DTypeLike = "float32"
+    ) -> None:
+        self.shape, self.eps = normalize_shape(shape), eps
+        self.weight = Parameter(init.ones(*self.shape, device=device, dtype=dtype))
+        self.bias = Parameter(init.zeros(*self.shape, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0] if len(self.shape) == 1 else self.shape}, eps={self.eps}"
+
+
+LayerNorm1d = LayerNorm
+"""The course's name, where `shape` is one size."""
