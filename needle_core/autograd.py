@@ -298,7 +298,10 @@ def _unbroadcast(node: Node, g: Tensor, spec: Spec) -> Tensor:
         raise GradientError(f"{place}: the rule returned another dtype or device", details=details)
     extra = len(g.shape) - len(spec.shape)
     stretched = [i + extra for i, n in enumerate(spec.shape) if extra >= 0 and n == 1 and g.shape[i + extra] != 1]
-    summed = g.sum(axis=(*range(extra), *stretched), keepdims=True) if extra > 0 or stretched else g
-    if summed.shape[max(extra, 0) :] != spec.shape:
+    if extra > 0 or stretched:
+        g = g.sum(axis=(*range(extra), *stretched), keepdims=bool(stretched))
+    if stretched and extra > 0:
+        g = g.reshape(g.shape[extra:])
+    if g.spec is not spec:
         raise GradientError(f"{place}: the rule returned another shape", details={"input": spec, "gradient": g.spec})
-    return summed if not extra else summed.reshape(spec.shape)
+    return g

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
 from needle_core.op import Door
-from needle_core.spec import DType, Spec, bool_, float32, int64, promote
+from needle_core.spec import DEFAULT, DType, Spec, bool_, float32, int64, promote, zero_dimensional
 
 D = TypeVar("D", bound=Door)
 
@@ -223,6 +223,16 @@ def normalize_shape(shape: Any) -> tuple[int, ...]:
     if any(n < 0 for n in sizes):
         raise ShapeError(f"shape {sizes} has a negative size")
     return sizes
+
+
+def normalize_number(value: Any, dtype: DType) -> bool | int | float:
+    """A Python number that `dtype` can hold."""
+    if type(value) not in DEFAULT:
+        raise ArgumentError(f"not a Python number: {value!r}")
+    if isinstance(value, float) and not dtype.is_floating:
+        raise DtypeError(f"{value!r} is not a value of {dtype}")
+    number: bool | int | float = zero_dimensional(value, dtype).tolist()
+    return number
 
 
 def require_integers(what: str, spec: Spec) -> None:

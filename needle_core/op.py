@@ -98,6 +98,7 @@ class Op(Generic[P, R]):
         self.rules: tuple[Rule | None, ...] | None = None
         self.joint: Rule | None = None
         self._runs: dict[Any, Run] = {}
+        self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
 
     def __repr__(self) -> str:
         return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}>"
@@ -138,6 +139,12 @@ class Op(Generic[P, R]):
 
     def _meet(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         """Make tensors of the arguments, find out what to run, remember it, and run it."""
+        kinds = tuple([a.spec if isinstance(a, Tensor) else a.__class__ for a in args])
+        if kinds in self._weak:  # numbers that met these specs before
+            device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
+            dtypes = self._weak[kinds]
+            args = tuple([a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(args, dtypes, strict=True)])
+            return self(*args, **attrs)  # type: ignore[arg-type]
         if len(args) == 1 and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
             args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
         try:
@@ -150,15 +157,19 @@ class Op(Generic[P, R]):
         if all(map(_is_key, attrs.values())):
             if len(self._runs) >= MEMO_LIMIT:
                 self._runs.clear()
+                self._weak.clear()
+            if any(a.__class__ in DEFAULT for a in args) and all(isinstance(a, Tensor) or a.__class__ in DEFAULT for a in args):
+                self._weak[kinds] = [s.dtype for s in specs]
             self._runs[(*specs, *attrs, *attrs.values(), *map(type, attrs.values()))] = run
         return run(*tensors)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
-        variadic = self.operands[-1].startswith("*") if self.operands else False
-        fits = len(args) >= len(self.operands) - 1 if variadic else len(args) == len(self.operands)
-        if not fits:
-            takes = f"takes {len(self.operands)} tensors ({', '.join(self.operands)})" if self.operands else "takes no tensors"
-            raise ArgumentError(f"{takes}, got {len(args)}", hint=f"attributes are keywords: {self.name}{self.__signature()}")
+        variadic = bool(self.operands) and self.operands[-1].startswith("*")
+        if len(args) < len(self.operands) or (len(args) > len(self.operands) and not variadic):
+            named = f" ({', '.join(self.operands)})" if self.operands else ""
+            number = f"{'at least ' if variadic else ''}{len(self.operands) or 'no'} tensor{'s' * (len(self.operands) != 1)}"
+            hint = f"attributes are keywords: {self.name}{self.__signature()}"
+            raise ArgumentError(f"takes {number}{named}, got {len(args)}", hint=hint if args else None)
         parameters = self.signature.parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         if unknown := [name for name in attrs if name not in known]:
@@ -190,6 +201,7 @@ class Op(Generic[P, R]):
         """What to run for operands of these specs with these attributes."""
         dtypes = self._promoted([s.dtype for s in specs])
         if any(s.dtype is not d for s, d in zip(specs, dtypes, strict=True)):
+            self.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)  # refuses what was written
             astype = OPS["astype"]
             return lambda *args: self(
                 *(a if a.spec.dtype is d else astype(a, dtype=d) for a, d in zip(args, dtypes, strict=True)),

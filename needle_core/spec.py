@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from needle_core.errors import DtypeError
 
@@ -106,6 +107,14 @@ def promote(*operands: DType | type) -> DType:
     if result is None:
         raise DtypeError("nothing to promote")
     return result
+
+
+def zero_dimensional(number: bool | float, dtype: DType) -> npt.NDArray[Any]:
+    """The NumPy array, without axes, of a Python number in `dtype`. Raises DtypeError if an integer is out of range."""
+    try:
+        return np.array(number, dtype.numpy)
+    except OverflowError:
+        raise DtypeError(f"{number} is out of the range of {dtype}") from None
 
 
 class Device:

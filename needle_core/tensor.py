@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
 from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
-from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, promote
+from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, promote, zero_dimensional
 
 if TYPE_CHECKING:
     from needle_core.op import Node
@@ -395,10 +395,7 @@ def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
     key = (number, number.__class__, dtype, math.copysign(1.0, number) if number == 0 else 1)
     kept = where.constants.get(key)
     if kept is None:
-        try:
-            array = np.array(number, dtype.numpy)
-        except OverflowError:
-            raise DtypeError(f"{number} is out of the range of {dtype}") from None
+        array = zero_dimensional(number, dtype)
         kept = tensor_of(Spec.of((), dtype, where), where.backend.from_numpy(array, where))
         if len(where.constants) >= 1024:  # numbers that change at every step must not fill the memory
             where.constants.clear()

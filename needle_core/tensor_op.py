@@ -34,7 +34,7 @@ class TensorOp(Op[..., Any]):
         self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
         self.operands = tuple(f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters)
         self.rules = self.joint = None
-        self._runs = {}
+        self._runs, self._weak = {}, {}
         return self
 
     def __init__(self) -> None:

@@ -141,13 +141,13 @@ def _triangular(x: Spec, *, k: int = 0) -> tuple[Spec, dict[str, Any]]:
 @composite(_triangular)
 def tril(x: Tensor, *, k: int = 0) -> Tensor:
     """The lower triangle of matrices (..., n, m): zero above the k-th diagonal."""
-    return where(logical_not(_above(x, k)), x, 0)
+    return where(logical_not(_above(x, k)), x, 0).astype(x.dtype)
 
 
 @composite(_triangular)
 def triu(x: Tensor, *, k: int = 0) -> Tensor:
     """The upper triangle of matrices (..., n, m): zero below the k-th diagonal."""
-    return where(_above(x, k - 1), x, 0)
+    return where(_above(x, k - 1), x, 0).astype(x.dtype)
 
 
 def _above(x: Tensor, k: int) -> Tensor:

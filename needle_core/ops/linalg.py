@@ -6,21 +6,22 @@ import builtins
 import functools
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from needle_core.doors import contracted, normalize_axis, reduced_floating
+from needle_core.doors import contracted, normalize_axis, promoting, reduced_floating, to_common
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.elementary import sqrt
 from needle_core.ops.elementwise import abs, equal, square, where
 from needle_core.ops.reduce import max, sum
 from needle_core.ops.shape import broadcast_to, moveaxis, permute_dims, reshape
+from needle_core.spec import Spec
 from needle_core.tensor import Axes, Operand, Tensor
 
 __all__ = [
-    "diagonal", "einsum", "matmul", "outer", "tensordot", "trace", "vecdot", "vector_norm",
+    "diagonal", "einsum", "linear", "matmul", "outer", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
 
@@ -52,6 +53,37 @@ def _by_right(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 matmul.vjp(_by_left, _by_right)
+
+
+@promoting(to_common)
+def _affine(x: Spec, weight: Spec, bias: Spec) -> tuple[Spec, dict[str, Any]]:
+    if weight.ndim != 2 or x.ndim < 1:
+        raise ShapeError("the weight is a matrix, and x has at least one axis")
+    if bias.shape != weight.shape[1:]:
+        raise ShapeError(f"the bias needs the shape {list(weight.shape[1:])} of the weight's last axis, not {list(bias.shape)}")
+    return contracted(x, weight)
+
+
+@composite(_affine)
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x @ weight + bias.
+
+    Shapes:   x (*s, m), weight (m, n), bias (n) -> (*s, n)
+    Raises:   ShapeError if the sizes do not fit
+    """
+    return x @ weight + bias
+
+
+def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The gradient for the weight: all samples side by side make one product."""
+    return reshape(x, shape=(-1, x.shape[-1])).mT @ reshape(g, shape=(-1, g.shape[-1]))
+
+
+linear.vjp(
+    lambda g, y, x, weight, bias: g @ weight.mT,
+    _linear_gradient,
+    lambda g, y, x, weight, bias: sum(g, axes=tuple(range(g.ndim - 1))),
+)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:

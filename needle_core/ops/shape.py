@@ -7,7 +7,15 @@ import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from needle_core.doors import broadcast_shapes, normalize_axes, normalize_axis, normalize_shape, promoting, to_common
+from needle_core.doors import (
+    broadcast_shapes,
+    normalize_axes,
+    normalize_axis,
+    normalize_number,
+    normalize_shape,
+    promoting,
+    to_common,
+)
 from needle_core.errors import ArgumentError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.spec import Spec
@@ -160,7 +168,7 @@ def _padded(x: Spec, *, width: Any, value: Number = 0, dilation: Any = None) -> 
     if len(apart) != x.ndim or min(apart, default=1) < 1:
         raise ShapeError(f"dilation needs a number of at least 1 for each of {x.ndim} axes", details={"dilation": dilation})
     shape = (a + max((n - 1) * d + 1, 0) + b for (a, b), n, d in zip(pairs, x.shape, apart, strict=True))
-    return x.like(shape=shape), {"width": tuple(pairs), "value": value, "dilation": apart}
+    return x.like(shape=shape), {"width": tuple(pairs), "value": normalize_number(value, x.dtype), "dilation": apart}
 
 
 @primitive(_padded)

@@ -16,4 +16,4 @@ def relu(x: Array) -> Array:
 
 def sigmoid(x: Array) -> Array:
     e = np.exp(-np.abs(x))
-    return np.where(x < 0, e, x.dtype.type(1)) / (1 + e)
+    return np.asarray(np.where(x < 0, e, x.dtype.type(1)) / (1 + e))

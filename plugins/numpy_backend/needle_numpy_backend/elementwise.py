@@ -47,7 +47,13 @@ def round(x: Array) -> Array:
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
+    bits = _BITS.get(a.itemsize)
+    if bits and b.ndim == 0 and not b.view(bits):  # a mask, as in most gradients: a product of bits takes a fifth of the time
+        return np.multiply(a.view(bits), condition, out=...).view(a.dtype)
     return np.where(condition, a, b)
+
+
+_BITS: dict[int, Any] = {4: np.int32, 8: np.int64}
 
 
 def astype(x: Array, *, dtype: DType) -> Array:

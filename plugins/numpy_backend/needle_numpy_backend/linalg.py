@@ -14,3 +14,9 @@ def matmul(a: Array, b: Array) -> Array:
     if a.dtype.itemsize == 2:  # half precision accumulates in float32
         return np.asarray(np.matmul(a.astype(np.float32), b.astype(np.float32))).astype(a.dtype)
     return np.matmul(a, b, out=...)
+
+
+def linear(x: Array, weight: Array, bias: Array) -> Array:
+    y = matmul(x, weight)
+    y += bias
+    return y

@@ -26,11 +26,11 @@ def broadcast_to(x: Array, *, shape: Shape) -> Array:
 
 
 def strided_slice(x: Array, *, start: Shape, stop: Shape, step: Shape) -> Array:
-    return x[tuple(map(slice, start, stop, step))]
+    return x[(..., *map(slice, start, stop, step))]  # ... keeps a 0-d array an array
 
 
 def flip(x: Array, *, axes: Shape) -> Array:
-    return np.flip(x, axes)
+    return x[(..., *(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))]
 
 
 def pad(x: Array, *, width: tuple[tuple[int, int], ...], value: float, dilation: Shape) -> Array:
