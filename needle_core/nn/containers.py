@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
-from typing import Any, cast, overload
+from typing import Any, cast
 
 from needle_core.errors import ArgumentError
 from needle_core.nn.module import Module
@@ -29,11 +29,7 @@ class Sequential(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self.layers)
 
-    @overload
-    def __getitem__(self, index: int) -> Module: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequential: ...
-    def __getitem__(self, index: int | slice) -> Module | Sequential:
+    def __getitem__(self, index: int | slice) -> Any:
         return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
 
 
@@ -64,11 +60,7 @@ class ModuleList(Module, MutableSequence[Module]):
     def __iter__(self) -> Iterator[Module]:
         return iter(self.items)
 
-    @overload
-    def __getitem__(self, index: int) -> Module: ...
-    @overload
-    def __getitem__(self, index: slice) -> ModuleList: ...
-    def __getitem__(self, index: int | slice) -> Module | ModuleList:
+    def __getitem__(self, index: int | slice) -> Any:
         return ModuleList(self.items[index]) if isinstance(index, slice) else self.items[index]
 
     def __setitem__(self, index: Any, value: Any) -> None:
