@@ -7,7 +7,7 @@ import math
 from needle_core.backend import DeviceLike
 from needle_core.nn import init
 from needle_core.nn.module import Module, Parameter
-from needle_core.ops import take
+from needle_core.ops import linear, take
 from needle_core.spec import DTypeLike
 from needle_core.tensor import Tensor
 
@@ -38,8 +38,7 @@ class Linear(Module):
             self.bias = Parameter(init.kaiming_uniform(out_features, 1, shape=(out_features,), device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
+        return x @ self.weight if self.bias is None else linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
