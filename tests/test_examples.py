@@ -1,0 +1,215 @@
+"""The examples run without a warning, and show what they say: their values against formulas and float64 NumPy."""
+
+from __future__ import annotations
+
+import io
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import needle_core as ndl
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+class Run(NamedTuple):
+    """What an example left behind: its global names, what it printed, and the folder of its plots."""
+
+    names: dict[str, Any]
+    text: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Runs an example by name as `python examples/NAME.py FOLDER` does, once however often it is asked for."""
+
+    @cache
+    def run(name: str) -> Run:
+        folder = tmp_path_factory.mktemp(name) / "plots"
+        ndl.manual_seed(0)
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
+            patch.setattr(sys, "argv", [f"{name}.py", str(folder)])
+            names = runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+        return Run(names, text.getvalue(), folder)
+
+    return run
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_every_example_runs_and_prints(name: str, example: Callable[[str], Run]) -> None:
+    assert example(name).text
+
+
+def test_index_lists_every_example_once() -> None:
+    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", (ROOT / "examples" / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in EXAMPLES]
+
+
+# -- digits -----------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_learned(example: Callable[[str], Run]) -> None:
+    run = example("digits")
+    assert run.names["accuracy"].item() >= 0.95
+    assert len(re.findall(r"^epoch +\d+  loss \d\.\d{3}$", run.text, re.MULTILINE)) == 20
+
+
+# -- weight updates ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["in_place", "detached"])
+def test_weight_updates_outside_of_the_graph_leave_memory_flat(way: str, example: Callable[[str], Run]) -> None:
+    nodes, kibibytes, _ = zip(*example("weight_updates").names["measured"][way], strict=True)
+    assert nodes == (0, 0, 0, 0)
+    assert kibibytes[-1] - kibibytes[0] < 16
+
+
+def test_weight_updates_in_the_graph_make_it_grow_by_the_same_at_each_step(example: Callable[[str], Run]) -> None:
+    nodes, kibibytes, _ = zip(*example("weight_updates").names["measured"]["recorded"], strict=True)
+    assert len(set(np.diff(nodes))) == 1
+    assert nodes[1] - nodes[0] >= 2 * 50  # at least the product and the difference of each step
+    assert min(np.diff(kibibytes)) > 100
+
+
+def test_weight_updates_find_the_same_solution(example: Callable[[str], Run]) -> None:
+    assert all(rows[-1][2] < 1e-5 for rows in example("weight_updates").names["measured"].values())
+
+
+# -- softmax ----------------------------------------------------------------------------------------------------------------
+
+THREE = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()  # the same for [c, c + 1, c + 2]
+
+
+@pytest.mark.parametrize("c", [0.0, 80.0, 100.0, 1000.0, -1000.0])
+def test_softmax_is_right_where_stable_and_nan_where_naive_and_large(c: float, example: Callable[[str], Run]) -> None:
+    naive, stable, exact = example("stable_softmax").names["softmax"][c]
+    assert stable.dtype == naive.dtype == np.float32
+    np.testing.assert_allclose(stable, THREE, rtol=1e-6)
+    np.testing.assert_allclose(exact, THREE, rtol=1e-12)
+    np.testing.assert_allclose(naive, THREE if 0 <= c <= 80 else [np.nan] * 3, rtol=1e-6)
+
+
+def test_softmax_loss_and_gradient_survive_large_values_when_stable(example: Callable[[str], Run]) -> None:
+    loss, gradient = (example("stable_softmax").names[name] for name in ("loss", "gradient"))
+    for way in (("naive_loss", 0.0), ("stable_loss", 0.0), ("stable_loss", 1000.0)):
+        assert loss[way] == pytest.approx(np.log(1 + np.e + np.e**2), rel=1e-6)
+        np.testing.assert_allclose(gradient[way], THREE - [1, 0, 0], rtol=1e-6)
+    assert loss["naive_loss", 1000.0] == np.inf
+    assert np.isnan(gradient["naive_loss", 1000.0]).all()
+
+
+# -- Modules and a training loop --------------------------------------------------------------------------------------------
+
+
+def test_scale_add_parameters_are_found_recursively(example: Callable[[str], Run]) -> None:
+    run = example("scale_add")
+    names = ["path_a.s", "path_a.b", "path_b.s", "path_b.b"]
+    assert [name for name, _ in run.names["model"].named_parameters()] == names
+    assert all(name in run.text for name in names)
+
+
+def test_scale_add_learns_its_target_as_gradient_descent_in_float64_does(example: Callable[[str], Run]) -> None:
+    run = example("scale_add")
+    x = run.names["x"].numpy().astype(np.float64)
+    s, b, losses = 0.5, 0.0, []  # the sums of the two paths, each of which gets the whole gradient
+    for _ in run.names["losses"]:
+        error = s * x + b - (3 * x - 2)
+        losses.append(np.mean(error**2))
+        s, b = s - 2 * 0.1 * np.mean(2 * error * x), b - 2 * 0.1 * np.mean(2 * error)
+    np.testing.assert_allclose(np.sqrt(run.names["losses"]), np.sqrt(losses), rtol=1e-5, atol=1e-6)
+    assert run.names["scale"] == pytest.approx(3, abs=1e-5)
+    assert run.names["offset"] == pytest.approx(-2, abs=1e-5)
+
+
+# -- optimizers -------------------------------------------------------------------------------------------------------------
+
+
+def heavy_ball(lr: float, momentum: float, steps: int) -> npt.NDArray[np.float64]:
+    """The path of momentum on (w_1^2 + 100 w_2^2) / 2 from (10, 1), from Polyak's two-step recurrence."""
+    path = [np.array([10.0, 1.0])] * 2
+    for _ in range(steps):
+        path.append(path[-1] - lr * np.array([1.0, 100.0]) * path[-1] + momentum * (path[-1] - path[-2]))
+    return np.array(path[1:])
+
+
+@pytest.mark.parametrize(("way", "lr", "momentum"), [("SGD", 2 / 101, 0.0), ("with momentum", 4 / 121, (9 / 11) ** 2)])
+def test_momentum_paths_follow_polyak(way: str, lr: float, momentum: float, example: Callable[[str], Run]) -> None:
+    path = example("momentum").names["paths"][way]
+    np.testing.assert_allclose(path, heavy_ball(lr, momentum, len(path) - 1), rtol=1e-3, atol=1e-6)
+
+
+def test_momentum_needs_a_fifth_of_the_steps(example: Callable[[str], Run]) -> None:
+    distances = example("momentum").names["distances"]
+    assert all(d[-1] <= 1e-4 for d in distances.values())
+    assert 5 * len(distances["with momentum"]) < len(distances["SGD"])
+
+
+def test_adam_steps_are_those_of_weighted_means(example: Callable[[str], Run]) -> None:
+    names = example("adam").names
+    gradients = np.array(names["gradients"])
+    for t, (step, formula, _) in enumerate(names["rows"], start=1):
+        g, ages = gradients[:t], np.arange(t)[::-1]
+        mean, square = (
+            np.average(g, weights=0.9**ages),
+            np.average(g**2, weights=0.999**ages),
+        )  # what the correction makes of m and v
+        assert step == pytest.approx(0.1 * mean / (np.sqrt(square) + 1e-8), rel=1e-9)
+        assert step == pytest.approx(formula, rel=1e-9)
+
+
+def test_adam_without_correction_would_begin_too_fast(example: Callable[[str], Run]) -> None:
+    step, _, uncorrected = example("adam").names["rows"][0]
+    assert step == pytest.approx(0.1, rel=1e-7)
+    assert uncorrected == pytest.approx(0.1 * 0.1 / np.sqrt(0.001), rel=1e-6)
+
+
+# -- initialisation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("way", "factor"), [("half of Kaiming", 1 / 4), ("Kaiming", 1), ("twice Kaiming", 4)])
+def test_initialisation_multiplies_the_variance_at_each_layer(way: str, factor: float, example: Callable[[str], Run]) -> None:
+    variances = example("initialisation").names["variances"][way]
+    assert len(variances) == 11
+    ratio = np.array(variances) / factor ** np.arange(11.0)
+    assert ratio.min() > 0.5
+    assert ratio.max() < 2
+
+
+@pytest.mark.parametrize("name", ["initialisation", "momentum"])
+def test_plots_are_saved_in_the_folder_given(name: str, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    assert (run.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert str(run.folder / f"{name}.png") in run.text
+
+
+# -- an op of one's own -----------------------------------------------------------------------------------------------------
+
+
+def test_own_op_has_the_gradients_of_complex_steps(example: Callable[[str], Run]) -> None:
+    names = example("own_op").names
+    x, a = names["x"].numpy(), names["a"].numpy()
+
+    def snake(x: npt.NDArray[Any], a: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return x + np.sin(a * x) ** 2 / a
+
+    expected = snake(x + 1e-30j, a).imag / 1e-30, (snake(x, a + 1e-30j).imag / 1e-30).sum(axis=0)
+    for gradient, difference, exact in zip(names["gradients"], names["differences"], expected, strict=True):
+        np.testing.assert_allclose(gradient.numpy(), exact, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(difference, exact, atol=1e-8)
+
+
+def test_own_op_is_trained_with_its_second_operand(example: Callable[[str], Run]) -> None:
+    names = example("own_op").names
+    assert names["losses"][-1] < 1e-3 < names["losses"][0]
+    assert np.abs(names["model"].a.numpy() - 1).max() > 0.1
