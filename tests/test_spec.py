@@ -1,0 +1,216 @@
+"""Dtypes and their promotion, devices, and Specs, of which there is one object each."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import assume, given, strategies as st
+
+import needle_core as ndl
+from needle_core.errors import DtypeError
+from needle_core.spec import DTYPES, DType, Spec, dtype
+
+NUMPY = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES}
+DEVICE = ndl.device("numpy")
+
+dtypes = st.sampled_from(list(DTYPES.values()))
+known_to_numpy = dtypes.filter(lambda d: d is not ndl.bfloat16)
+operands = st.lists(dtypes | st.sampled_from([bool, int, float]), min_size=1, max_size=5)
+
+# -- dtypes -------------------------------------------------------------------------------------------------------------
+
+
+def test_dtypes_are_those_of_the_design() -> None:
+    assert list(DTYPES) == ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_dtype_agrees_with_numpy(name: str) -> None:
+    d = DTYPES[name]
+    assert (d.numpy, d.itemsize) == (NUMPY[name], NUMPY[name].itemsize)
+    assert (d.name, str(d), repr(d)) == (name, name, name)
+    kind = "f" if name == "bfloat16" else NUMPY[name].kind
+    assert d.kind == {"b": "bool", "u": "uint", "i": "int", "f": "float"}[kind]
+    assert (d.is_floating, d.is_integer) == (kind == "f", kind in "iu")
+
+
+@pytest.mark.parametrize(
+    ("like", "expected"),
+    [
+        (ndl.float32, "float32"),
+        ("float16", "float16"),
+        ("bfloat16", "bfloat16"),
+        (np.float64, "float64"),
+        (np.dtype("int32"), "int32"),
+        (np.dtype(">i4"), "int32"),
+        (ml_dtypes.bfloat16, "bfloat16"),
+        (bool, "bool"),
+        (int, "int64"),
+        (float, "float32"),
+    ],
+)
+def test_dtype_is_found_by_whatever_names_it(like: Any, expected: str) -> None:
+    assert dtype(like) is DTYPES[expected]
+
+
+@pytest.mark.parametrize(
+    ("like", "shown"),
+    [("int16", "'int16'"), ("float", "'float'"), (np.complex64, "<class 'numpy.complex64'>"), (str, "<class 'str'>"), (3, "3")],
+)
+def test_unknown_dtype_is_refused_with_the_known_ones(like: Any, shown: str) -> None:
+    with pytest.raises(DtypeError) as caught:
+        dtype(like)
+    known = "bool, uint8, int32, int64, float16, bfloat16, float32, float64"
+    assert str(caught.value) == f"no dtype {shown}\n  dtypes: {known}"
+
+
+@pytest.mark.parametrize("d", DTYPES.values(), ids=str)
+def test_dtype_stays_one_object_in_copies(d: DType) -> None:
+    assert pickle.loads(pickle.dumps(d)) is d
+    assert copy.deepcopy(d) is d
+
+
+# -- promotion ------------------------------------------------------------------------------------------------------------
+
+ABOVE = {  # the promotion lattice, each dtype with the next greater ones; a meeting is the least upper bound
+    "bool": ["uint8"],
+    "uint8": ["int32"],
+    "int32": ["int64"],
+    "int64": ["float16", "bfloat16"],
+    "float16": ["float32"],
+    "bfloat16": ["float32"],
+    "float32": ["float64"],
+    "float64": [],
+}
+
+
+def upper_bounds(name: str) -> set[str]:
+    return {name}.union(*(upper_bounds(n) for n in ABOVE[name]))
+
+
+@given(st.lists(dtypes, min_size=1, max_size=5))
+def test_promote_gives_the_least_upper_bound(found: list[DType]) -> None:
+    common = set.intersection(*(upper_bounds(d.name) for d in found))
+    (least,) = (name for name in common if common <= upper_bounds(name))
+    assert ndl.promote(*found) is DTYPES[least]
+
+
+@given(operands, st.randoms(use_true_random=False))
+def test_promote_does_not_depend_on_order(found: list[Any], random: Any) -> None:
+    shuffled = random.sample(found, len(found))
+    assert ndl.promote(*shuffled) is ndl.promote(*found)
+
+
+@given(known_to_numpy, known_to_numpy)
+def test_promote_agrees_with_numpy_where_no_integer_meets_a_float(a: DType, b: DType) -> None:
+    assume(a.is_floating is b.is_floating)
+    assert ndl.promote(a, b).numpy == np.promote_types(a.numpy, b.numpy)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ((bool,), "bool"),
+        ((int,), "int64"),
+        ((float,), "float32"),
+        ((bool, int, float), "float32"),
+        ((ndl.bool_, bool), "bool"),
+        ((ndl.bool_, int), "int64"),
+        ((ndl.bool_, float), "float32"),
+        ((ndl.uint8, bool), "uint8"),
+        ((ndl.uint8, int), "uint8"),
+        ((ndl.uint8, float), "float32"),
+        ((ndl.int32, int), "int32"),
+        ((ndl.int64, float), "float32"),
+        ((ndl.float16, int), "float16"),
+        ((ndl.float16, float), "float16"),
+        ((ndl.bfloat16, float), "bfloat16"),
+        ((ndl.float64, float), "float64"),
+    ],
+)
+def test_python_numbers_are_weak(found: tuple[Any, ...], expected: str) -> None:
+    assert ndl.promote(*found) is DTYPES[expected]
+
+
+def test_promotion_of_nothing_is_refused() -> None:
+    with pytest.raises(DtypeError) as caught:
+        ndl.promote()
+    assert str(caught.value) == "nothing to promote"
+
+
+# -- devices --------------------------------------------------------------------------------------------------------------
+
+
+def test_device_shows_its_name() -> None:
+    assert (str(DEVICE), repr(DEVICE)) == ("numpy", "device('numpy')")
+
+
+def test_device_stays_one_object_in_copies() -> None:
+    assert pickle.loads(pickle.dumps(DEVICE)) is DEVICE
+    assert copy.deepcopy(DEVICE) is DEVICE
+
+
+# -- specs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_spec_is_one_object_for_each_shape_dtype_and_device() -> None:
+    spec = Spec.of((2, 3), ndl.float32, DEVICE)
+    assert Spec.of([2, 3], ndl.float32, DEVICE) is spec
+    assert Spec.of((3, 2), ndl.float32, DEVICE) is not spec
+    assert Spec.of((2, 3), ndl.float64, DEVICE) is not spec
+
+
+def test_spec_is_one_object_among_threads() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(50):
+            specs = list(pool.map(lambda _, n=n: Spec.of((17, 19, n), ndl.float32, DEVICE), range(8)))
+            assert all(s is specs[0] for s in specs)
+
+
+def test_spec_that_nobody_uses_is_forgotten() -> None:
+    from needle_core import spec
+
+    before = len(spec._specs)
+    specs = [Spec.of((23, 29, n), ndl.float32, DEVICE) for n in range(100)]
+    assert len(spec._specs) == before + 100
+    del specs
+    gc.collect()
+    assert len(spec._specs) <= before
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "text"),
+    [
+        ((32, 784), "float32", "float32[32, 784] on numpy"),
+        ((), "bool", "bool[] on numpy"),
+        ((0,), "bfloat16", "bfloat16[0] on numpy"),
+    ],
+)
+def test_spec_prints_dtype_shape_and_device(shape: tuple[int, ...], name: str, text: str) -> None:
+    assert repr(Spec.of(shape, DTYPES[name], DEVICE)) == text
+
+
+@pytest.mark.parametrize(("shape", "size"), [((), 1), ((5,), 5), ((2, 3, 4), 24), ((2, 0, 4), 0)])
+def test_spec_counts_axes_elements_and_bytes(shape: tuple[int, ...], size: int) -> None:
+    spec = Spec.of(shape, ndl.float64, DEVICE)
+    assert (spec.ndim, spec.size, spec.nbytes) == (len(shape), size, 8 * size)
+
+
+def test_spec_like_another_changes_only_what_is_said() -> None:
+    spec = Spec.of((2, 3), ndl.float32, DEVICE)
+    assert spec.like() is spec
+    assert spec.like(shape=()) is Spec.of((), ndl.float32, DEVICE)
+    assert spec.like(dtype=ndl.int64) is Spec.of((2, 3), ndl.int64, DEVICE)
+
+
+def test_spec_stays_one_object_in_copies() -> None:
+    spec = Spec.of((2, 3), ndl.float32, DEVICE)
+    assert pickle.loads(pickle.dumps(spec)) is spec
+    assert copy.deepcopy(spec) is spec
