@@ -89,7 +89,7 @@ class Optimizer(ABC):
         return {}
 
     def prepare(self, hyper: Hyper, step: Tensor) -> None:
-        """Add to `hyper` what all parameters of a group share at a step, such as bias corrections.
+        """Put into `hyper` what the parameters of a group share at a step, such as bias corrections.
 
         `step`, which counts from 1, and `hyper.lr` are 0-d float64; `update` gets all tensors of `hyper` in the dtype of `p`.
         """

@@ -12,7 +12,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core import checkpoint, optim
-from needle_core.errors import ArgumentError, DtypeError, PluginError, ShapeError, StateError
+from needle_core.errors import ArgumentError, DeviceError, DtypeError, PluginError, ShapeError, StateError
 from needle_core.tensor import Tensor
 from tests.plugin_fixtures import HEAD, Site, of, site
 
@@ -187,6 +187,12 @@ def test_half_precision_is_computed_in_float32(dtype: str) -> None:
     (state,) = optimizer.groups[0].states
     assert p.dtype is getattr(ndl, dtype)
     assert state["u"].dtype is ndl.float32
+
+
+def test_parameters_of_several_dtypes_share_a_group() -> None:
+    p, q = parameter(0.0, grad=1.0), parameter(0.0, dtype="float32", grad=1.0)
+    Heavy([p, q], lr=0.1).step()
+    assert (p.item(), q.item()) == (-0.1, float(-np.float32(0.1)))
 
 
 def test_float64_parameters_get_the_learning_rate_exactly() -> None:
@@ -397,6 +403,14 @@ def test_unknown_hyperparameter_of_a_group_is_refused() -> None:
 
 def test_group_without_params_is_refused() -> None:
     assert refused([{"lr": 0.1}]) == "Heavy: a group is a dict with the entry \"params\"\n  group 0: {'lr': 0.1}"
+
+
+def test_parameters_on_several_devices_are_refused(site: Site) -> None:
+    site.backend("elsewhere")
+    with pytest.raises(DeviceError) as caught:
+        Heavy([parameter(1.0), Tensor([1.0], device="elsewhere", requires_grad=True)])
+    expected = "Heavy: the parameters are on several devices, elsewhere, numpy\n  hint: one optimizer for each"
+    assert message(caught) == expected
 
 
 def test_hyperparameter_of_a_group_is_checked() -> None:

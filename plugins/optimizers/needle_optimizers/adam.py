@@ -34,14 +34,16 @@ class _AdamBase(Optimizer):
         return {"m": zeros_like(p), "v": zeros_like(p)}
 
     def prepare(self, hyper: Hyper, step: Tensor) -> None:
-        hyper.size = hyper.lr / _correction(hyper.beta1, step)
-        hyper.root = sqrt(_correction(hyper.beta2, step))
+        """Move the corrections out of the arrays: lr * m̂ / (√v̂ + eps) = lr_t * m / (√v + eps_t), as the paper does."""
+        root = sqrt(_correction(hyper.beta2, step))
+        hyper.lr = hyper.lr * root / _correction(hyper.beta1, step)
+        hyper.eps = hyper.eps * root
 
     def _move(self, g: Tensor, state: State, hyper: Hyper) -> tuple[Tensor, State]:
         """lr * m̂ / (√v̂ + eps), and the moments."""
         m = hyper.beta1 * state["m"] + (1 - hyper.beta1) * g
         v = hyper.beta2 * state["v"] + (1 - hyper.beta2) * square(g)
-        return hyper.size * m / (sqrt(v) / hyper.root + hyper.eps), {"m": m, "v": v}
+        return hyper.lr * m / (sqrt(v) + hyper.eps), {"m": m, "v": v}
 
 
 class Adam(_AdamBase):
@@ -84,8 +86,8 @@ class AdamW(_AdamBase):
         super().__init__(params, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
     def prepare(self, hyper: Hyper, step: Tensor) -> None:
-        super().prepare(hyper, step)
         hyper.decay = hyper.lr * hyper.weight_decay
+        super().prepare(hyper, step)
 
     def update(self, p: Tensor, g: Tensor, state: State, hyper: Hyper) -> tuple[Tensor, State]:
         move, after = self._move(g, state, hyper)
