@@ -25,6 +25,8 @@ from needle_core import ops
 from needle_core.ops import *
 from needle_core import random
 from needle_core.random import Generator, manual_seed
+from needle_core import nn, optim
+from needle_core.nn import init
 
 if TYPE_CHECKING:
     from needle_core import checkpoint, data
@@ -34,7 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backend", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_", "checkpoint",
     "composite", "data", "default_device", "device", "enable_grad", "errors", "float16", "float32", "float64", "from_dlpack",
-    "grad", "int32", "int64", "manual_seed", "no_grad", "ops", "primitive", "promote", "random",
+    "grad", "init", "int32", "int64", "manual_seed", "nn", "no_grad", "ops", "optim", "primitive", "promote", "random",
     "set_default_device", "tree", "uint8", "value_and_grad", "vjp"
 ]  # fmt: skip
 __all__ += ops.__all__

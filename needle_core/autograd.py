@@ -15,7 +15,7 @@ from typing import Any
 
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
-from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError
+from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
 from needle_core.op import Node, mode
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -60,7 +60,9 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
                 hint="y.sum().backward(), or give the gradient of what follows: y.backward(gradient)",
             )
         gradient = constant(1, y.spec.dtype, y.spec.device) if not y.spec.shape else ndl.ops.ones_like(y)
-    elif gradient.spec is not y.spec:
+    elif not isinstance(gradient, Tensor):
+        gradient = Tensor(gradient, dtype=y.spec.dtype, device=y.spec.device)
+    if gradient.spec is not y.spec:
         raise ShapeError(
             "backward: the gradient must be like the tensor", details={"tensor": y.spec, "gradient": gradient.spec}
         )
@@ -95,8 +97,9 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
             )
         pairs = [(y, g) for y, g in zip(outputs, gs, strict=True) if isinstance(y, Tensor) and y.tracked]
         for y, g in pairs:
-            if g.spec is not y.spec:
-                raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g.spec})
+            if not isinstance(g, Tensor) or g.spec is not y.spec:
+                g = g.spec if isinstance(g, Tensor) else brief(g)
+                raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g})
         with _recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
             found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, retain_graph=True)}
         result: tuple[Any, ...] = tree.unflatten(
@@ -118,8 +121,8 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, h
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
-        if any(not -len(args) <= n < len(args) for n in numbers):
-            raise ArgumentError(f"grad: argnums {argnums} with {len(args)} positional arguments")
+        if any(not -len(args) <= n < len(args) for n in numbers) or len({n % len(args) for n in numbers}) < len(numbers):
+            raise ArgumentError(f"grad: argnums {argnums} do not name different ones of {len(args)} positional arguments")
         aux: Any = None
 
         def of_chosen(*chosen: Any) -> Any:
@@ -129,6 +132,10 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, h
                 full[n] = c
             value = f(*full, **kwargs)
             if has_aux:
+                if not isinstance(value, tuple) or len(value) != 2:
+                    raise GradientError(
+                        "grad: with has_aux the function must return (value, aux)", details={"returned": brief(value)}
+                    )
                 value, aux = value
             return value
 
@@ -216,11 +223,9 @@ def _pull(
             if node not in on_path:
                 continue
             needed = [t.tracked and (t.node in on_path or id(t) in ends or (t.node, t.index) in ends) for t in inputs]
-        gradients = _gradients(node, inputs, g, made_by[node], needed)
-        for i, t in enumerate(inputs):
-            gradient = gradients[i]
-            if needed[i] and gradient is not None:
-                arrive(t, gradient if gradient.spec is t.spec else _unbroadcast(node, gradient, t.spec))
+        for t, gradient in zip(inputs, _gradients(node, inputs, g, made_by[node], needed), strict=True):
+            if gradient is not None:
+                arrive(t, gradient)
         if not retain_graph:
             node.inputs = node.buffers = node.outputs = None
     return found + [pair for key, pair in at_leaf.items() if ends is None or key in ends]
@@ -268,11 +273,20 @@ def _gradients(node: Node, inputs: tuple[Tensor, ...], g: Any, y: Tensor, needed
         g = tuple(ndl.ops.zeros_like(o) if part is None else part for o, part in zip(output, g, strict=True))
     try:
         gradients = node.op.pullback(g, output, inputs, node.attrs, needed)
-        if len(gradients) != len(inputs):
-            raise GradientError(f"the gradient rule returned {len(gradients)} gradients for {len(inputs)} inputs")
+        if not isinstance(gradients, tuple | list) or len(gradients) != len(inputs):
+            given = f"{len(gradients)} gradients" if isinstance(gradients, tuple | list) else brief(gradients)
+            raise GradientError(f"the rule returned {given} for {len(inputs)} inputs")
+        fitting: list[Tensor | None] = []
+        for gradient, t, n in zip(gradients, inputs, needed, strict=True):
+            if not n or gradient is None:
+                fitting.append(None)
+            elif gradient.__class__ is Tensor and gradient.spec is t.spec:
+                fitting.append(gradient)
+            else:
+                fitting.append(_unbroadcast(gradient, t.spec))
     except NeedleError as error:
         raise error.located(f"gradient of {node.op.name}", node.op.describe(inputs)) from error.__cause__
-    return gradients
+    return fitting
 
 
 def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
@@ -290,12 +304,12 @@ def _output(node: Node, index: int) -> Tensor:
     return y
 
 
-def _unbroadcast(node: Node, g: Tensor, spec: Spec) -> Tensor:
-    """Sum `g`, a gradient that `node` gave, over the axes along which its input of `spec` was broadcast."""
-    place = f"gradient of {node.op.name}"
+def _unbroadcast(g: Any, spec: Spec) -> Tensor:
+    """Sum the gradient `g` over the axes along which a tensor of `spec` was broadcast."""
+    if not isinstance(g, Tensor):
+        raise GradientError(f"the rule returned {brief(g)}, not a tensor")
     if g.spec.dtype is not spec.dtype or g.spec.device is not spec.device:
-        details = {"input": spec, "gradient": g.spec}
-        raise GradientError(f"{place}: the rule returned another dtype or device", details=details)
+        raise GradientError("the rule returned another dtype or device", details={"input": spec, "gradient": g.spec})
     extra = len(g.shape) - len(spec.shape)
     stretched = [i + extra for i, n in enumerate(spec.shape) if extra >= 0 and n == 1 and g.shape[i + extra] != 1]
     if extra > 0 or stretched:
@@ -303,5 +317,6 @@ def _unbroadcast(node: Node, g: Tensor, spec: Spec) -> Tensor:
     if stretched and extra > 0:
         g = g.reshape(g.shape[extra:])
     if g.spec is not spec:
-        raise GradientError(f"{place}: the rule returned another shape", details={"input": spec, "gradient": g.spec})
-    return g
+        raise GradientError("the rule returned another shape", details={"input": spec, "gradient": g.spec})
+    summed: Tensor = g
+    return summed

@@ -44,6 +44,14 @@ class NeedleError(Exception):
         return "\n".join(lines)
 
 
+def brief(value: object) -> str:
+    """What an error shows of a value of any kind: its type and the beginning of its text."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
 class ShapeError(NeedleError, ValueError):
     """Shapes, axes or sizes do not fit."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
 from operator import attrgetter
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
+
+import numpy as np
 
 from needle_core.errors import (
     ArgumentError,
@@ -24,6 +25,7 @@ from needle_core.errors import (
     MissingGradientError,
     MissingKernelError,
     NeedleError,
+    brief,
 )
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -104,7 +106,7 @@ class Op(Generic[P, R]):
         return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        return OPS.__getitem__, (self.name,)
+        return find_op, (self.name,)
 
     def vjp(self, *rules: Rule | None) -> Self:
         """Give one gradient rule `(g, y, *inputs, **attrs) -> gradient` for each operand, written in ops.
@@ -125,13 +127,15 @@ class Op(Generic[P, R]):
         try:
             if attrs:  # 1, 1.0 and True are equal keys, but not equal attributes
                 values = attrs.values()
-                run = self._runs[(*map(_spec_of, args), *attrs, *values, *map(type, values))]
+                run = self._runs[(*map(_spec_of, args), *attrs, *values, *map(_kind, values))]
             elif len(args) == 2:
                 a, b = args
                 run = self._runs[a.spec, b.spec]  # type: ignore[attr-defined]  # 100 ns less than the general form
             else:
                 run = self._runs[(*map(_spec_of, args),)]
         except (AttributeError, KeyError, TypeError):  # a number or array; a new combination; an attribute written as a list
+            run = None
+        if run is None:
             return self._meet(args, attrs)  # type: ignore[no-any-return]
         return run(*args)  # type: ignore[no-any-return]
 
@@ -144,7 +148,7 @@ class Op(Generic[P, R]):
             device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
             dtypes = self._weak[kinds]
             args = tuple([a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(args, dtypes, strict=True)])
-            return self(*args, **attrs)  # type: ignore[arg-type]
+            return self(*args, **attrs)
         if len(args) == 1 and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
             args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
         try:
@@ -160,7 +164,7 @@ class Op(Generic[P, R]):
                 self._weak.clear()
             if any(a.__class__ in DEFAULT for a in args) and all(isinstance(a, Tensor) or a.__class__ in DEFAULT for a in args):
                 self._weak[kinds] = [s.dtype for s in specs]
-            self._runs[(*specs, *attrs, *attrs.values(), *map(type, attrs.values()))] = run
+            self._runs[(*specs, *attrs, *attrs.values(), *map(_kind, attrs.values()))] = run
         return run(*tensors)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
@@ -317,7 +321,7 @@ class Op(Generic[P, R]):
         elif isinstance(cause, MemoryError):
             error = KernelError(f"out of memory: {cause}")
         else:
-            error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}")
+            error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}".removesuffix(": "))
         return error.located(self.name, self.describe(args))
 
     def describe(self, args: tuple[Any, ...]) -> dict[str, object]:
@@ -326,7 +330,7 @@ class Op(Generic[P, R]):
         if self.operands and self.operands[-1].startswith("*"):
             fixed, rest = self.operands[:-1], self.operands[-1][1:]
             names = [*fixed, *(f"{rest}[{i}]" for i in range(len(args) - len(fixed)))]
-        return {name: a.spec if isinstance(a, Tensor) else _brief(a) for name, a in zip(names, args, strict=False)}
+        return {name: a.spec if isinstance(a, Tensor) else brief(a) for name, a in zip(names, args, strict=False)}
 
     # -- gradients ------------------------------------------------------------------------------------------------------
 
@@ -364,6 +368,16 @@ def register_op(op: Op[..., Any]) -> None:
         raise ArgumentError(f"an op is already called {op.name!r}")
 
 
+def find_op(name: str) -> Op[..., Any]:
+    """The op called `name`, of the core or of an installed plugin. Raises ArgumentError if there is none."""
+    from needle_core.plugins import registry
+
+    found = OPS.get(name) or registry.find("ops", name)
+    if found is None:
+        raise ArgumentError(f"no op is called {name!r}, in the core or in an installed plugin")
+    return found
+
+
 def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
     """Enter a backend's kernels, op name to kernel, into the kernel table."""
     for name, kernel in kernels.items():
@@ -380,19 +394,19 @@ def _operands(signature: inspect.Signature) -> Iterable[str]:
             yield p.name
 
 
+def _kind(value: Any) -> Any:
+    """What tells an attribute from others that are equal to it: its type, and those of its parts."""
+    return tuple(map(_kind, value)) if value.__class__ is tuple else value.__class__
+
+
 def _is_key(value: Any) -> bool:
-    """Whether an attribute may be part of a dictionary key: hashable, and equal only to what means the same (0.0 == -0.0)."""
+    """Whether an attribute, with its `_kind`, is told from all others by a dictionary: 0.0 == -0.0 is not, nor is nan."""
     if isinstance(value, tuple):
         return all(map(_is_key, value))
-    if isinstance(value, float):
-        return value != 0.0 and not math.isnan(value)
+    if isinstance(value, float | np.generic):
+        return bool(value != 0 and value == value)
     try:
         hash(value)
     except TypeError:
         return False
     return True
-
-
-def _brief(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

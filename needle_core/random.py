@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from needle_core.backend import DeviceLike, default_device, device as find_device
-from needle_core.errors import ArgumentError
+from needle_core.errors import ArgumentError, DtypeError, brief
 from needle_core.ops import argsort, less, random_bits, random_normal, random_uniform
 from needle_core.spec import Device, DType, DTypeLike, dtype as to_dtype, float32, int64
 from needle_core.tensor import Tensor
@@ -42,7 +44,7 @@ class Generator:
         return random_bits(self._draw(), shape=shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, dtype: DTypeLike = float32) -> Tensor:
-        """Uniform numbers in [low, high). float16 and bfloat16 are rounded from float32."""
+        """Uniform numbers in [low, high), rounded to the dtype, so that `high` itself can occur unless the range is [0, 1)."""
         unit, wanted = self._floats(random_uniform, shape, dtype)
         return (unit if (low, high) == (0.0, 1.0) else unit * (high - low) + low).astype(wanted)
 
@@ -53,6 +55,8 @@ class Generator:
 
     def _floats(self, draw: Any, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Tensor, DType]:
         wanted = to_dtype(dtype)
+        if not wanted.is_floating:
+            raise DtypeError(f"random numbers are drawn in a floating dtype, not {wanted}")
         return draw(self._draw(), shape=shape, dtype=float32 if wanted.itemsize < 4 else wanted), wanted
 
     def bernoulli(self, *shape: int, p: float) -> Tensor:
@@ -97,7 +101,7 @@ def manual_seed(seed: int) -> None:
         generator.seed(seed)
 
 
-def _checked(seed: int) -> int:
-    if not 0 <= seed < 2**63:
-        raise ArgumentError(f"a seed is an integer in [0, 2^63), not {seed!r}")
-    return seed
+def _checked(seed: Any) -> int:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ArgumentError(f"a seed is an integer in [0, 2^63), not {brief(seed)}")
+    return int(seed)

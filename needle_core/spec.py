@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from needle_core.errors import DtypeError
+from needle_core.errors import DtypeError, brief
 
 if TYPE_CHECKING:
     from needle_core.backend import Backend
@@ -112,9 +112,10 @@ def promote(*operands: DType | type) -> DType:
 def zero_dimensional(number: bool | float, dtype: DType) -> npt.NDArray[Any]:
     """The NumPy array, without axes, of a Python number in `dtype`. Raises DtypeError if an integer is out of range."""
     try:
-        return np.array(number, dtype.numpy)
+        with np.errstate(over="ignore"):  # beyond the largest number of a floating dtype is infinity
+            return np.array(float(number) if dtype.is_floating else number, dtype.numpy)
     except OverflowError:
-        raise DtypeError(f"{number} is out of the range of {dtype}") from None
+        raise DtypeError(f"{brief(number)} is out of the range of {dtype}") from None
 
 
 class Device:

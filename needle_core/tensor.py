@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
-from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
-from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, promote, zero_dimensional
+from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError, brief
+from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, float32, promote, zero_dimensional
 
 if TYPE_CHECKING:
     from needle_core.op import Node
@@ -111,6 +111,10 @@ class Tensor:
         tail = ", requires_grad=True" if self.tracked else ""
         return f"{name}({values}, {self.spec}{tail})"
 
+    def __format__(self, spec: str) -> str:
+        """The only element in the format given, as in f"{loss:.3f}"; without a format, the same as `str`."""
+        return format(self.item(), spec) if spec else str(self)
+
     def __len__(self) -> int:
         if not self.spec.shape:
             raise ShapeError("a 0-d tensor has no length", details={"tensor": self.spec})
@@ -164,7 +168,7 @@ class Tensor:
         if not self.spec.device.backend.host:
             raise DeviceError(f"no DLPack view of a tensor on {self.spec.device}", details={"tensor": self.spec})
         array = self.spec.device.backend.to_numpy(self.buffer)
-        return array if array.flags.writeable else array.copy()  # an expanded value has no memory of its own to lend
+        return array if array.flags.writeable else array.copy()  # a constant or an expanded value is not lent
 
     def item(self) -> Number:
         """The only element, as a Python number."""
@@ -396,6 +400,7 @@ def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
     kept = where.constants.get(key)
     if kept is None:
         array = zero_dimensional(number, dtype)
+        array.flags.writeable = False  # it is lent to many
         kept = tensor_of(Spec.of((), dtype, where), where.backend.from_numpy(array, where))
         if len(where.constants) >= 1024:  # numbers that change at every step must not fill the memory
             where.constants.clear()
@@ -409,6 +414,8 @@ def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor
     Raises: DtypeError for a dtype that Needle does not have.
     """
     where = ndl.default_device() if device is None else ndl.device(device)
+    if not hasattr(source, "__dlpack__"):
+        raise ArgumentError(f"from_dlpack: {brief(source)} has no __dlpack__")
     array = np.from_dlpack(source)
     _check_dtype(array)
     return tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where))
@@ -422,36 +429,50 @@ def _operand(self: Tensor, other: Any) -> Any:
     kind = other.__class__
     if kind is Tensor or kind not in DEFAULT:
         return other
-    return constant(other, promote(self.spec.dtype, kind), self.spec.device)
+    return constant(other, _MEET[self.spec.dtype, kind], self.spec.device)
+
+
+_MEET = {(d, kind): promote(d, kind) for d in DTYPES.values() for kind in DEFAULT}
 
 
 def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
-    """A new array with the values of `data`: NumPy's dtypes are kept, Python's floats are float32."""
+    """A new array with the values of `data`: NumPy's dtypes are kept, Python's numbers are weak beside them."""
     if like is not None:
-        try:
-            return np.array(data, dtype(like).numpy, order="C")
-        except OverflowError as error:
-            raise DtypeError(str(error)) from None
-        except ValueError as error:
-            raise ArgumentError(f"no array can be made of this: {error}") from None
-    if not isinstance(data, np.ndarray | np.generic) and not hasattr(data, "__array__"):
-        if isinstance(data, list | tuple) and (parts := [d for d in data if isinstance(d, Tensor)]):
-            data, like = [d.numpy() if isinstance(d, Tensor) else d for d in data], parts[0].dtype
-            return _array(data, like)
-        try:
-            array = np.array(data)
-        except ValueError as error:
-            raise ArgumentError(f"no array can be made of this: {error}") from None
-        if array.dtype == np.float64 and not _has_numpy(data):
-            array = array.astype(np.float32)
-    else:
+        wanted = dtype(like)
+    elif hasattr(data, "__array__"):
         array = np.array(data, order="C")
-    _check_dtype(array)
-    return array
+        _check_dtype(array)
+        return array
+    else:
+        wanted = promote(*_dtypes_in([data]) or [float32])
+    try:
+        with np.errstate(over="ignore"):  # beyond the largest number of a floating dtype is infinity
+            return np.array(data, wanted.numpy, order="C")
+    except OverflowError as error:
+        raise DtypeError(f"a value is out of the range of {wanted}") from error
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"no tensor can be made of {brief(data)}: {error}") from None
 
 
-def _has_numpy(data: Any) -> bool:
-    return isinstance(data, np.ndarray | np.generic) or (isinstance(data, list | tuple) and any(map(_has_numpy, data)))
+def _dtypes_in(data: Sequence[Any]) -> set[DType | type]:
+    """The dtypes of the arrays and the types of the Python numbers in nested lists."""
+    found: set[DType | type] = set()
+    for kind in set(map(type, data)):
+        if kind in DEFAULT:
+            found.add(kind)
+            continue
+        for part in data:
+            if type(part) is not kind:
+                continue
+            if isinstance(part, Sequence) and not isinstance(part, str | bytes):
+                found |= _dtypes_in(part)
+            elif isinstance(part, Tensor):
+                found.add(part.dtype)
+            elif isinstance(part, np.ndarray | np.generic):
+                found.add(dtype(part.dtype))
+            else:
+                raise ArgumentError(f"no tensor can be made of {brief(part)}")
+    return found
 
 
 def _check_dtype(array: npt.NDArray[Any]) -> None:

@@ -148,7 +148,7 @@ def test_op_of_the_core_cannot_be_taken(site: Site) -> None:
 
 
 def test_class_of_an_op_is_refused_with_the_remedy(site: Site) -> None:
-    source = hook("needle_register_ops", "from needle_core.op import TensorOp; registrar.op(type('Swish', (TensorOp,), {}))")
+    source = hook("needle_register_ops", "from needle_core import TensorOp; registrar.op(type('Swish', (TensorOp,), {}))")
     site.install("needle-broken", of("needle_broken", group="ops"), source)
     with pytest.raises(PluginError, match=r"registrar\.op\(Swish\(\)\) registers an instance"):
         registry.find("ops", "wanted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from needle_core import op as _op
+from needle_core.errors import ArgumentError
 from needle_core.ops import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
 from needle_core.ops.activation import *
 from needle_core.ops.create import *
@@ -36,9 +37,9 @@ for _name in __all__:
 
 def __getattr__(name: str) -> Any:
     """The op of a plugin."""
-    from needle_core.plugins import registry
-
-    found = None if name.startswith("__") else registry.find("ops", name)
-    if found is None:
-        raise AttributeError(f"no op is called {name!r}, in the core or in an installed plugin")
-    return found
+    if name.startswith("__"):
+        raise AttributeError(name)
+    try:
+        return _op.find_op(name)
+    except ArgumentError as unknown:
+        raise AttributeError(str(unknown)) from None

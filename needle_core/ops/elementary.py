@@ -213,7 +213,9 @@ cosh.vjp(lambda g, y, x: g * sinh(x))
 def asinh(x: Tensor) -> Tensor:
     """Inverse hyperbolic sine."""
     a = abs(x)
-    return sign(x) * where(less(a, 1e4), log1p(a + a * a / (1 + sqrt(a * a + 1))), log(a) + math.log(2))
+    small, r = minimum(a, 1), 1 / maximum(a, 1)
+    near = log1p(small + small * small / (1 + sqrt(small * small + 1)))
+    return sign(x) * where(less(a, 1), near, log(maximum(a, 1)) + log(1 + sqrt(1 + r * r)))
 
 
 asinh.vjp(lambda g, y, x: g / sqrt(x * x + 1))
@@ -222,8 +224,8 @@ asinh.vjp(lambda g, y, x: g / sqrt(x * x + 1))
 @composite(floating)
 def acosh(x: Tensor) -> Tensor:
     """Inverse hyperbolic cosine; nan below 1."""
-    t = x - 1
-    return where(less(x, 1e4), log1p(t + sqrt(t * (x + 1))), log(x) + math.log(2))
+    t, r = minimum(x, 2) - 1, 1 / maximum(x, 2)
+    return where(less(x, 2), log1p(t + sqrt(t * (t + 2))), log(maximum(x, 2)) + log(1 + sqrt((1 - r) * (1 + r))))
 
 
 acosh.vjp(lambda g, y, x: g / sqrt((x - 1) * (x + 1)))

@@ -61,6 +61,8 @@ def _affine(x: Spec, weight: Spec, bias: Spec) -> tuple[Spec, dict[str, Any]]:
         raise ShapeError("the weight is a matrix, and x has at least one axis")
     if bias.shape != weight.shape[1:]:
         raise ShapeError(f"the bias needs the shape {list(weight.shape[1:])} of the weight's last axis, not {list(bias.shape)}")
+    if x.shape[-1] != weight.shape[0]:
+        raise ShapeError(f"inner dimensions differ, {x.shape[-1]} != {weight.shape[0]}")
     return contracted(x, weight)
 
 

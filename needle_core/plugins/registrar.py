@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from needle_core.backend import Backend, _public_functions
+from needle_core.backend import Backend, public_functions
 from needle_core.errors import ArgumentError
 from needle_core.op import OPS, Kernel, Op
 
@@ -51,7 +51,7 @@ class Registrar:
         self._belongs_to("needle_register_kernels")
         if not isinstance(source, ModuleType | Mapping):
             raise ArgumentError(f"registrar.kernels takes a module or a mapping, not {source!r}")
-        for name, kernel in (_public_functions(source) if isinstance(source, ModuleType) else source).items():
+        for name, kernel in (public_functions(source) if isinstance(source, ModuleType) else source).items():
             if not callable(kernel):
                 raise ArgumentError(f"the kernel for {name!r} cannot be called: {kernel!r}")
             if name in self._kernels:
