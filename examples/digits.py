@@ -15,8 +15,8 @@ for epoch in range(1, 21):
         loss = loss_of(model(x), y)
         loss.backward()
         optimizer.step()
-    print(f"epoch {epoch:2}  loss {loss.item():.3f}")
+    print(f"epoch {epoch:2}  loss {loss:.3f}")
 
 images, labels = test[:]
 accuracy = (model(ndl.Tensor(images)).argmax(axis=1) == ndl.Tensor(labels)).mean()
-print(f"{accuracy.item():.1%} of the test images are recognised")
+print(f"{accuracy:.1%} of the test images are recognised")

@@ -65,5 +65,5 @@ for step in range(501):
     optimizer.step()
     losses.append(loss.item())
     if step % 100 == 0:
-        print(f"step {step:3}  loss {losses[-1]:.6f}")
-print(f"the frequencies were 1, and are now between {model.a.min().item():.2f} and {model.a.max().item():.2f}")
+        print(f"step {step:3}  loss {loss:.6f}")
+print(f"the frequencies were 1, and are now between {model.a.min():.2f} and {model.a.max():.2f}")

@@ -47,8 +47,7 @@ for step in range(201):
     optimizer.step()
     losses.append(loss.item())
     if step % 50 == 0:
-        print(f"step {step:3}  loss {losses[-1]:.2e}")
+        print(f"step {step:3}  loss {loss:.2e}")
 
-scale = (model.path_a.s + model.path_b.s).item()
-offset = (model.path_a.b + model.path_b.b).item()
-print(f"learned: y = {scale:.4f} x + {offset:.4f}")
+scale, offset = model.path_a.s + model.path_b.s, model.path_a.b + model.path_b.b
+print(f"learned: y = {scale:.4f} x {offset:+.4f}")

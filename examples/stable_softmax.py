@@ -43,4 +43,4 @@ for c in (0.0, 1000.0):
     for f in (naive_loss, stable_loss):
         value, slope = ndl.value_and_grad(f)(x)
         loss[f.__name__, c], gradient[f.__name__, c] = value.item(), slope.numpy()
-        print(f"  {f.__name__:<11} {value.item():.6f} {slope.numpy()}")
+        print(f"  {f.__name__:<11} {value:.6f} {slope.numpy()}")

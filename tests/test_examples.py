@@ -128,8 +128,8 @@ def test_scale_add_learns_its_target_as_gradient_descent_in_float64_does(example
         losses.append(np.mean(error**2))
         s, b = s - 2 * 0.1 * np.mean(2 * error * x), b - 2 * 0.1 * np.mean(2 * error)
     np.testing.assert_allclose(np.sqrt(run.names["losses"]), np.sqrt(losses), rtol=1e-5, atol=1e-6)
-    assert run.names["scale"] == pytest.approx(3, abs=1e-5)
-    assert run.names["offset"] == pytest.approx(-2, abs=1e-5)
+    assert run.names["scale"].item() == pytest.approx(3, abs=1e-5)
+    assert run.names["offset"].item() == pytest.approx(-2, abs=1e-5)
 
 
 # -- optimizers -------------------------------------------------------------------------------------------------------------
