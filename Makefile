@@ -28,7 +28,7 @@ test: $(READY)  ## run all tests
 	.venv/bin/python -m pytest $(ARGS)
 
 bench: $(READY)  ## measure
-	.venv/bin/python -m pytest benchmarks $(ARGS)
+	.venv/bin/python -m pytest benchmarks --quiet --capture=no $(ARGS)
 
 lint: $(READY)  ## check style, format and types
 	.venv/bin/ruff check

@@ -16,8 +16,7 @@ from typing import Any, ClassVar, TypeAlias, get_origin
 import numpy.typing as npt
 
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
-from needle_core.op import OPS, Kernel, register_kernels
-from needle_core.plugins.registry import lock
+from needle_core.op import OPS, Kernel, lock, register_kernels
 from needle_core.spec import Device, DType
 
 Buffer: TypeAlias = Any

@@ -45,11 +45,12 @@ class NeedleError(Exception):
 
 
 def brief(value: object) -> str:
-    """What an error shows of a value of any kind: its type and the beginning of its text."""
+    """What an error shows of a value of any kind: the beginning of its text, and its type unless the text tells it."""
     if isinstance(value, int) and value.bit_length() > 64:
         return f"an integer of {value.bit_length()} bits"
     text = " ".join(repr(value).split())
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if value is None or isinstance(value, int | float | complex | str) else f"{type(value).__name__} {text}"
 
 
 class ShapeError(NeedleError, ValueError):

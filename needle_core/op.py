@@ -11,7 +11,7 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from operator import attrgetter
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
@@ -43,6 +43,9 @@ OPS: dict[str, Op[..., Any]] = {}
 
 KERNELS: dict[tuple[str, str], Kernel] = {}
 """The kernel table: (op, backend) -> kernel. It is read once for each op, specs and attributes."""
+
+lock = threading.RLock()
+"""Held while plugins are activated and backends opened. Whoever comes there with a lock of its own held must use this one."""
 
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
@@ -90,17 +93,21 @@ class Op(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], door: Door, *, is_primitive: bool) -> None:
         update_wrapper(self, function)
-        self.signature = inspect.signature(function)
         self.name = function.__name__
         self.family = function.__module__.rpartition(".")[2]
         self.door = door
         self.is_primitive = is_primitive
         self.body: Callable[..., Any] | None = None if is_primitive else function
-        self.operands = tuple(_operands(self.signature))
+        self.operands = operands(function)
         self.rules: tuple[Rule | None, ...] | None = None
         self.joint: Rule | None = None
         self._runs: dict[Any, Run] = {}
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the function that declared the op."""
+        return inspect.signature(self.__wrapped__)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}>"
@@ -386,12 +393,13 @@ def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
             OPS[name]._runs.clear()
 
 
-def _operands(signature: inspect.Signature) -> Iterable[str]:
-    for p in signature.parameters.values():
-        if p.kind is p.VAR_POSITIONAL:
-            yield f"*{p.name}"
-        elif p.kind is not p.KEYWORD_ONLY:
-            yield p.name
+def operands(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's positional parameters, the last with a * if it takes any number."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount]
+    if code.co_flags & inspect.CO_VARARGS:
+        return (*names, f"*{code.co_varnames[code.co_argcount + code.co_kwonlyargcount]}")
+    return names
 
 
 def _kind(value: Any) -> Any:

@@ -440,9 +440,9 @@ def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
     if like is not None:
         wanted = dtype(like)
     elif hasattr(data, "__array__"):
-        array = np.array(data, order="C")
+        array = np.asarray(data)
         _check_dtype(array)
-        return array
+        return np.array(array, DTYPES[array.dtype.name].numpy, order="C")
     else:
         wanted = promote(*_dtypes_in([data]) or [float32])
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from needle_core.errors import ArgumentError, DeviceError, MissingGradientError, MissingKernelError, NeedleError
-from needle_core.op import Node, Op, mode
+from needle_core.op import Node, Op, mode, operands
 from needle_core.tensor import Tensor
 
 
@@ -29,10 +28,9 @@ class TensorOp(Op[..., Any]):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        parameters = [p for p in inspect.signature(cls.compute).parameters.values() if p.name != "self"]
         self.name = self.__name__ = cls.__name__
         self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
-        self.operands = tuple(f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters)
+        self.operands = operands(cls.compute)[1:]  # without self
         self.rules = self.joint = None
         self._runs, self._weak = {}, {}
         return self

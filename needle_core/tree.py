@@ -8,14 +8,12 @@ methods: `__tree_flatten__(self) -> (children, static)`, where `static` compares
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from needle_core.errors import ArgumentError
 
 
-@dataclass(frozen=True)
-class Structure:
+class Structure(NamedTuple):
     """A tree without its leaves: the kind of container, what is fixed in it, and its children; `kind` None is a leaf."""
 
     kind: type | None

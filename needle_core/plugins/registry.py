@@ -6,7 +6,6 @@ that claims it. What failed is remembered, so that asking again raises the same 
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from needle_core.errors import NeedleError, PluginError
+from needle_core.op import OPS, lock, register_kernels, register_op
 from needle_core.plugins.environment import flag
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from needle_core.plugins.manifest import Group, Manifest, Plugin
 
 State: TypeAlias = Literal["active", "not loaded yet", "broken", "stale", "conflict", "blocked"]
-
-lock = threading.RLock()
-"""Held while plugins are activated. Whoever calls the registry with a lock of its own held must use this one."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,6 @@ def why(name: str) -> list[Status]:
 
 def forget() -> None:
     """Forget all plugins, for tests; ops are withdrawn, opened backends and kernels in their table stay."""
-    from needle_core.op import OPS
-
     global _memory
     with lock:
         for activation in _memory.active.values():
@@ -195,7 +190,6 @@ def _activate(plugin: Plugin) -> Activation:
     if plugin in _memory.activating:
         raise PluginError(f"{plugin} needs itself while it is being activated", details={"plugin": plugin.value})
     from needle_core.backend import opened_backends
-    from needle_core.op import register_kernels, register_op
     from needle_core.plugins.activation import Activation
 
     activation = Activation(plugin)

@@ -1,0 +1,31 @@
+"""Resident memory over 10,000 training steps."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+from workloads import WORKLOADS
+
+STATUS = Path("/proc/self/status")
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="reads resident memory from /proc")
+def test_memory_stays_flat() -> None:
+    step = WORKLOADS["mlp"]()
+    resident = {}
+    for i in range(1, 10_001):
+        step()
+        if i in (100, 10_000):
+            gc.collect()
+            resident[i] = _resident()
+    growth = resident[10_000] - resident[100]
+    print(f"\nresident after 100 steps {resident[100] / 2**20:.1f} MB, after 10,000 {growth / 2**20:+.2f} MB")
+    assert growth < 2**20
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,55 @@
+"""Whole training steps, eager, on the default device; the MLP also written by hand in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from workloads import WORKLOADS
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_step(benchmark: Any, name: str) -> None:
+    benchmark.group = name
+    step = WORKLOADS[name]()
+    step()
+    benchmark(step)
+
+
+def test_mlp_by_hand(benchmark: Any) -> None:
+    benchmark.group = "mlp"
+    benchmark(mlp_by_hand())
+
+
+def mlp_by_hand() -> Callable[[], Any]:
+    """The step of the workload `mlp` in NumPy alone, with weights updated in place."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(100, 784)).astype(np.float32), rng.integers(0, 10, 100)
+    w1 = (rng.normal(size=(784, 256)) / 28).astype(np.float32)
+    w2 = (rng.normal(size=(256, 10)) / 16).astype(np.float32)
+    b1, b2 = np.zeros(256, np.float32), np.zeros(10, np.float32)
+    rows, lr = np.arange(100), np.float32(1e-2)
+
+    def step() -> Any:
+        h = x @ w1
+        h += b1
+        np.maximum(h, 0, out=h)
+        z = h @ w2
+        z += b2
+        z -= z.max(1, keepdims=True)
+        e = np.exp(z)
+        total = e.sum(1, keepdims=True)
+        loss = (np.log(total[:, 0]) - z[rows, labels]).mean()
+        e /= total
+        e[rows, labels] -= 1
+        e /= np.float32(len(x))
+        dh = e @ w2.T
+        dh *= h > 0
+        for w, g in ((w1, x.T @ dh), (b1, dh.sum(0)), (w2, h.T @ e), (b2, e.sum(0))):
+            g *= lr
+            w -= g
+        return loss
+
+    return step
