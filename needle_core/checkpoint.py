@@ -31,7 +31,7 @@ from needle_core.errors import CheckpointError
 from needle_core.spec import Device
 from needle_core.tensor import Tensor
 
-__all__ = ["save", "load"]
+__all__ = ["save", "load", "replace_file"]
 
 _VERSION: Final = 1
 _KEY: Final = "needle"
@@ -50,11 +50,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {}
     header = {"version": _VERSION, "tree": _encode(tree, (), arrays)}
     content = serialized(arrays, metadata={_KEY: json.dumps(header, allow_nan=False)})
-    path = Path(path)
-    try:
-        _replace(path, content)
-    except OSError as cause:
-        raise CheckpointError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+    replace_file(path, content)
 
 
 def load(path: str | os.PathLike[str], *, device: DeviceLike | None = None) -> Any:
@@ -151,24 +147,41 @@ def _decode(node: Any, arrays: dict[str, npt.NDArray[Any]], device: Device) -> A
     raise LookupError(kind)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` in the place of `path`: it is on the disk under another name before it takes this one."""
-    temporary = re.compile(rf"\.{re.escape(path.name)}\.\d+-\d+\.tmp")
-    for entry in path.parent.iterdir():
-        if temporary.fullmatch(entry.name):  # left behind by a process that was killed while it wrote
-            entry.unlink(missing_ok=True)
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Put a file with `content` in the place of `path`, in one step: it takes this name only when all of it is on the disk.
+
+    Raises:   CheckpointError, with the old file untouched, if the disk refuses
+    """
+    path = Path(path)
     new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
-        with new.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows, where folders cannot be opened and need not be
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        _remove_leftovers(path)
+        try:
+            with new.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as cause:
+        raise CheckpointError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote `path`."""
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.\d+-\d+\.tmp")
+    for entry in path.parent.iterdir():
+        if temporary.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders, and need not
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
