@@ -64,10 +64,10 @@ def find_model(name: str) -> Factory:
     factory = runpy.run_path(path, run_name=Path(path).stem).get(function)
     if not callable(factory):
         raise ArgumentError(f"no model {name!r}: the file defines no function {function}")
-    return checked(factory, name)
+    return _checked(factory, name)
 
 
-def checked(factory: Factory, name: str) -> Factory:
+def _checked(factory: Factory, name: str) -> Factory:
     """`factory`, whose models are made sure to be Modules."""
 
     def make(shape: tuple[int, ...], classes: int) -> nn.Module:
