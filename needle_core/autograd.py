@@ -310,6 +310,7 @@ def _unbroadcast(g: Any, spec: Spec) -> Tensor:
         raise GradientError(f"the rule returned {brief(g)}, not a tensor")
     if g.spec.dtype is not spec.dtype or g.spec.device is not spec.device:
         raise GradientError("the rule returned another dtype or device", details={"input": spec, "gradient": g.spec})
+    given = g.spec
     extra = len(g.shape) - len(spec.shape)
     stretched = [i + extra for i, n in enumerate(spec.shape) if extra >= 0 and n == 1 and g.shape[i + extra] != 1]
     if extra > 0 or stretched:
@@ -317,6 +318,6 @@ def _unbroadcast(g: Any, spec: Spec) -> Tensor:
     if stretched and extra > 0:
         g = g.reshape(g.shape[extra:])
     if g.spec is not spec:
-        raise GradientError("the rule returned another shape", details={"input": spec, "gradient": g.spec})
+        raise GradientError("the rule returned another shape", details={"input": spec, "gradient": given})
     summed: Tensor = g
     return summed

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, update_wrapper
 from operator import attrgetter
-from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -175,12 +175,7 @@ class Op(Generic[P, R]):
         return run(*tensors)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
-        variadic = bool(self.operands) and self.operands[-1].startswith("*")
-        if len(args) < len(self.operands) or (len(args) > len(self.operands) and not variadic):
-            named = f" ({', '.join(self.operands)})" if self.operands else ""
-            number = f"{'at least ' if variadic else ''}{len(self.operands) or 'no'} tensor{'s' * (len(self.operands) != 1)}"
-            hint = f"attributes are keywords: {self.name}{self.__signature()}"
-            raise ArgumentError(f"takes {number}{named}, got {len(args)}", hint=hint if args else None)
+        self._check_count(args, f"attributes are keywords: {self.name}{self.__signature()}" if args else None)
         parameters = self.signature.parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         if unknown := [name for name in attrs if name not in known]:
@@ -188,6 +183,13 @@ class Op(Generic[P, R]):
         required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         if missing := [name for name in required if name not in attrs]:
             raise ArgumentError(f"needs the attribute {missing[0]!r}", hint=f"{self.name}{self.__signature()}")
+
+    def _check_count(self, args: tuple[Any, ...], hint: str | None = None) -> None:
+        variadic = bool(self.operands) and self.operands[-1].startswith("*")
+        if len(args) < len(self.operands) or (len(args) > len(self.operands) and not variadic):
+            named = f" ({', '.join(self.operands)})" if self.operands else ""
+            number = f"{'at least ' if variadic else ''}{len(self.operands) or 'no'} tensor{'s' * (len(self.operands) != 1)}"
+            raise ArgumentError(f"takes {number}{named}, got {len(args)}", hint=hint)
 
     def __signature(self) -> str:
         bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
@@ -248,7 +250,7 @@ class Op(Generic[P, R]):
             try:
                 y = tensor_of(spec, kernel(*buffers))
             except Exception as cause:
-                raise self._failed(cause, args) from cause
+                self._fail(cause, args)
             for a in args:
                 if a.tracked:
                     if mode.grad and floating:
@@ -267,7 +269,7 @@ class Op(Generic[P, R]):
             try:
                 y = tensor_of(spec, kernel(*buffers))
             except Exception as cause:
-                raise self._failed(cause, (a, b)) from cause
+                self._fail(cause, (a, b))
             if (a.tracked or b.tracked) and mode.grad and floating:
                 y.node, y.tracked = Node(self, (a, b), buffers, attrs, spec), True
             return y
@@ -280,7 +282,7 @@ class Op(Generic[P, R]):
             try:
                 results = tuple(kernel(*buffers))
             except Exception as cause:
-                raise self._failed(cause, args) from cause
+                self._fail(cause, args)
             return self._record_many(args, buffers, results, specs, attrs)
 
         return run
@@ -319,17 +321,17 @@ class Op(Generic[P, R]):
                     y.node, y.index, y.tracked = node, i, True
         return ys
 
-    def _failed(self, cause: Exception, args: tuple[Any, ...]) -> NeedleError:
-        """The error for an exception that a kernel raised."""
+    def _fail(self, cause: Exception, args: tuple[Any, ...]) -> NoReturn:
+        """Raise the error for an exception of a kernel."""
         if isinstance(cause, NeedleError):
-            error = cause
-        elif isinstance(cause, IndexError):
-            error = BoundsError(str(cause))
+            raise cause.located(self.name, self.describe(args))
+        if isinstance(cause, IndexError):
+            error: NeedleError = BoundsError(str(cause))
         elif isinstance(cause, MemoryError):
             error = KernelError(f"out of memory: {cause}")
         else:
             error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}".removesuffix(": "))
-        return error.located(self.name, self.describe(args))
+        raise error.located(self.name, self.describe(args)) from cause
 
     def describe(self, args: tuple[Any, ...]) -> dict[str, object]:
         """The operands as an error shows them."""

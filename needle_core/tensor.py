@@ -469,7 +469,7 @@ def _dtypes_in(data: Sequence[Any]) -> set[DType | type]:
             elif isinstance(part, Tensor):
                 found.add(part.dtype)
             elif isinstance(part, np.ndarray | np.generic):
-                found.add(dtype(part.dtype))
+                found.add(dtype(part.dtype.name))
             else:
                 raise ArgumentError(f"no tensor can be made of {brief(part)}")
     return found

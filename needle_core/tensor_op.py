@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from needle_core.errors import ArgumentError, DeviceError, MissingGradientError, MissingKernelError, NeedleError
+from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
 from needle_core.op import Node, Op, mode, operands
 from needle_core.tensor import Tensor
 
@@ -51,8 +51,7 @@ class TensorOp(Op[..., Any]):
 
     def __call__(self, *args: Any) -> Tensor:
         try:
-            if self.operands and not self.operands[-1].startswith("*") and len(args) != len(self.operands):
-                raise ArgumentError(f"takes {len(self.operands)} tensors ({', '.join(self.operands)}), got {len(args)}")
+            self._check_count(args)
             device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
             tensors = tuple(a if isinstance(a, Tensor) else Tensor(a, device=device) for a in args)
             device = tensors[0].spec.device
@@ -63,11 +62,11 @@ class TensorOp(Op[..., Any]):
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
         buffers = tuple(t.buffer for t in tensors)
-        views = [device.backend.to_numpy(b) for b in buffers]
+        views = [t.numpy() for t in tensors]  # read-only
         try:
             result = Tensor(np.asarray(self.compute(*views)), device=device)
         except Exception as cause:
-            raise self._failed(cause, tensors) from cause
+            self._fail(cause, tensors)
         if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from needle_core.doors import along, broadcast_shapes, normalize_axis, promoting, require_integers
-from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError
+from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError, brief
 from needle_core.op import composite, primitive
 from needle_core.ops.create import iota, zeros_like
 from needle_core.ops.elementwise import logical_or, where
@@ -172,7 +172,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
             continue
         n = x.shape[axis]
         if isinstance(k, slice):
-            first, last, stride = k.indices(n)
+            first, last, stride = _range(k, n)
             count = len(range(first, last, stride))
             if stride < 0:
                 flipped.append(axis)
@@ -205,38 +205,60 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
 def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
     """The key as a list of integers, slices, Nones and integer tensors that covers every axis."""
-    found: list[Any] = []
-    for k in keys:
-        if k is None or k is Ellipsis or isinstance(k, slice):
-            found.append(k)
-        elif isinstance(k, bool | np.bool_):
-            raise ArgumentError("a bool is not an index", details={"x": x.spec})
-        elif isinstance(k, int | np.integer) or (
-            isinstance(k, Tensor) and k.ndim == 0 and k.dtype.is_integer and x.device.backend.host
-        ):
-            found.append(operator.index(k))
-        elif isinstance(k, Tensor | np.ndarray | list | tuple):
-            indices = k if isinstance(k, Tensor) else Tensor(np.asarray(k, dtype=None if len(k) else np.int64), device=x.device)
-            found += _mask_places(x, indices) if indices.dtype.kind == "bool" else [_integers(x, indices)]
-        else:
-            raise ArgumentError(f"{type(k).__name__} {k!r} is not an index", details={"x": x.spec})
+    found = [_read(x, k) for k in keys]
     if sum(k is Ellipsis for k in found) > 1:
         raise ArgumentError("an index has at most one ellipsis", details={"x": x.spec})
-    used = sum(k is not None and k is not Ellipsis for k in found)
+    used = sum(_width(k) for k in found)
     if used > x.ndim:
         raise BoundsError(f"{used} indices for {x.ndim} axes", details={"x": x.spec})
     place = next((i for i, k in enumerate(found) if k is Ellipsis), len(found))
-    return found[:place] + [slice(None)] * (x.ndim - used) + found[place + 1 :]
+    found[place : place + 1] = [slice(None)] * (x.ndim - used)
+    expanded: list[Any] = []
+    axis = 0
+    for k in found:
+        expanded += _mask_places(x, k, axis) if isinstance(k, Tensor) and k.dtype.kind == "bool" else [k]
+        axis += _width(k)
+    return expanded
 
 
-def _integers(x: Tensor, indices: Tensor) -> Tensor:
-    if not indices.dtype.is_integer:
+def _range(k: slice, n: int) -> tuple[int, int, int]:
+    try:
+        return k.indices(n)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{k} is not an index: {error}") from None
+
+
+def _width(k: Any) -> int:
+    """How many axes of the tensor a part of its key speaks of."""
+    if k is None or k is Ellipsis:
+        return 0
+    return k.ndim if isinstance(k, Tensor) and k.dtype.kind == "bool" else 1
+
+
+def _read(x: Tensor, k: Any) -> Any:
+    """One part of a key: None, Ellipsis, a slice, an int, or a tensor of integers or bools."""
+    if k is None or k is Ellipsis or isinstance(k, slice):
+        return k
+    if isinstance(k, int | np.integer) and not isinstance(k, bool):
+        return int(k)
+    if not isinstance(k, Tensor | np.ndarray | list | tuple):
+        raise ArgumentError(f"{brief(k)} is not an index", details={"x": x.spec})
+    if isinstance(k, list | tuple) and not k:
+        k = np.array([], dtype=np.int64)
+    indices = k if isinstance(k, Tensor) else Tensor(k, device=x.device)
+    if not indices.ndim and indices.dtype.is_integer and x.device.backend.host:
+        return operator.index(indices)
+    if not indices.dtype.is_integer and (indices.dtype.kind != "bool" or not indices.ndim):
         raise ArgumentError(f"indices are integers, not {indices.dtype}", details={"x": x.spec, "indices": indices.spec})
     return indices
 
 
-def _mask_places(x: Tensor, mask: Tensor) -> list[Tensor]:
+def _mask_places(x: Tensor, mask: Tensor, axis: int) -> list[Tensor]:
     """The places where a mask is True, along each of its axes; how many there are is read on the host."""
+    if mask.shape != x.shape[axis : axis + mask.ndim]:
+        raise BoundsError(
+            f"a mask from axis {axis} on must have the shape of those axes", details={"x": x.spec, "mask": mask.spec}
+        )
     if not mask.device.backend.host:
         raise DeviceError("a mask's result has a shape that only its values tell", hint="ndl.where keeps the shape")
     return [Tensor(places, device=x.device) for places in np.nonzero(mask.numpy())]

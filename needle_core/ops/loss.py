@@ -14,7 +14,7 @@ from needle_core.ops.index import take_along_axis
 from needle_core.ops.normalize import log_softmax, softmax
 from needle_core.ops.reduce import mean, sum
 from needle_core.ops.shape import expand_dims
-from needle_core.spec import DType, Spec, float32, promote
+from needle_core.spec import DType, Spec, float32, int64, promote
 from needle_core.tensor import Tensor
 
 __all__ = [
@@ -60,7 +60,7 @@ def _classified_gradient(g: Spec, x: Spec, labels: Spec, *, reduction: str = "me
 def cross_entropy_grad(g: Tensor, x: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
     """The gradient of cross_entropy for the scores: (softmax(x) - one_hot(labels)) g, over the number of rows for "mean"."""
     classes = x.shape[-1]
-    labels = (labels + classes) % classes
+    labels = (labels.astype(int64) + classes) % classes
     scale = g / max(labels.size, 1) if reduction == "mean" else g if reduction == "sum" else expand_dims(g, -1)
     return (softmax(x) - one_hot(labels, num_classes=classes, dtype=x.dtype)) * scale
 

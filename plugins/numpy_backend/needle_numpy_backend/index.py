@@ -28,6 +28,8 @@ def take_along_axis(x: Array, indices: Array, *, axis: int) -> Array:
 
 
 def argsort(x: Array, *, axis: int, descending: bool) -> Array:
+    if x.dtype.itemsize == 2:  # the comparisons of bfloat16 do not order nan
+        x = x.astype(np.float32)
     if not descending:
         return np.argsort(x, axis, kind="stable")
     turned = np.argsort(np.flip(x, axis), axis, kind="stable")  # equal elements keep their order

@@ -17,7 +17,9 @@ def cross_entropy(x: Array, labels: Array, *, reduction: str) -> Array:
     losses = np.log(np.exp(low).sum(1)) - low[np.arange(len(places)), places]
     if reduction == "none":
         return losses.reshape(labels.shape).astype(x.dtype, copy=False)
-    total = losses.mean() if reduction == "mean" else losses.sum()
+    total = losses.sum()
+    if reduction == "mean":
+        total = total / total.dtype.type(len(places))
     return np.asarray(total, x.dtype)
 
 
