@@ -1,0 +1,62 @@
+"""Declarations of the activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from needle_core.errors import ArgumentError
+from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, declare, floats, real, refuses, unary
+
+ANY = real(low=-4, high=4)
+EDGES = (-80, -30, -1e-3, -1e-6, 0, 1e-6, 1e-3, 30, 100)
+BENT = real(low=-4, high=4, kinks=(0.0,))  # a kink at 0
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _elu(x: Array, alpha: float = 1.0) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + _erf(x / np.sqrt(2))))
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0, x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _declare(name: str, reference: Any, samples: Any, gradient: str, **what: Any) -> None:
+    declare(name, reference, samples, gradient=gradient, result=floats, **{"rounds": 8.0, **what})
+
+
+_declare("relu", lambda x: np.maximum(x, 0), [*unary(BENT), at(EDGES)], DIFFERENCES)
+_declare("relu6", lambda x: np.clip(x, 0, 6), [*unary(real(low=-3, high=9, kinks=(0.0, 6.0))), at(EDGES)], DIFFERENCES)
+_declare(
+    "leaky_relu", lambda x, slope=0.01: np.where(x > 0, x, slope * x), [*unary(BENT), *unary(BENT, slope=0.2)], DIFFERENCES
+)
+_declare("elu", _elu, [*unary(BENT), *unary(BENT, alpha=0.5), at(EDGES)], DIFFERENCES)
+_declare("selu", lambda x: 1.0507009873554804934 * _elu(x, 1.6732632423543772848), [*unary(BENT), at(EDGES)], DIFFERENCES)
+_declare("sigmoid", _sigmoid, [*unary(ANY), at(EDGES)], COMPLEX)
+_declare("log_sigmoid", lambda x: -_softplus(-x), [*unary(ANY), at(EDGES)], DIFFERENCES)
+_declare("softplus", _softplus, [*unary(ANY), at(EDGES)], DIFFERENCES)
+_declare("softsign", lambda x: x / (1 + np.abs(x)), [*unary(BENT), at(EDGES)], DIFFERENCES)
+_declare("silu", lambda x: x * _sigmoid(x), [*unary(ANY), at(EDGES)], COMPLEX)
+_declare("mish", lambda x: x * np.tanh(_softplus(x)), [*unary(ANY), at(EDGES)], DIFFERENCES)
+_declare(
+    "hard_sigmoid",
+    lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    [*unary(real(low=-5, high=5, kinks=(-3.0, 3.0))), at(EDGES)],
+    DIFFERENCES,
+)
+_declare("gelu", _gelu, [*unary(ANY), *unary(ANY, approximate="tanh"), at(EDGES)], DIFFERENCES, scale=lambda x, **_: np.abs(x),
+         refusals=[refuses(ArgumentError, "approximate is 'none' or 'tanh'", real(2), approximate="erf")])  # fmt: skip

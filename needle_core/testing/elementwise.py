@@ -1,0 +1,87 @@
+"""Declarations of the elementwise ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from needle_core.errors import ArgumentError, DtypeError, ShapeError
+from needle_core.testing.samples import (
+    COMPLEX,
+    DIFFERENCES,
+    FLOATING,
+    NUMBERS,
+    Array,
+    always,
+    binary,
+    declare,
+    floats,
+    mask,
+    numbers,
+    real,
+    refuses,
+    sample,
+    unary,
+)
+
+APART = [refuses(ShapeError, "shapes do not broadcast", real(2, 3), real(4))]
+ANY = real(low=-3, high=3)
+HALVES, WHOLES = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5), (-2.0, -1.0, 0.0, 1.0, 2.0)
+UNLIKE = real(low=-3, high=3, kinks=HALVES, margin=0.3), real(low=-3, high=3, kinks=WHOLES, margin=0.3)  # never near each other
+NONZERO = real(low=-3, high=3, kinks=(0.0,), margin=0.5)
+STEPS = real(low=-2.9, high=2.9, kinks=WHOLES)
+
+
+def _clip(x: Array, min: Any = None, max: Any = None) -> Array:
+    low, high = (-np.inf if min is None else min), (np.inf if max is None else max)
+    return np.minimum(np.maximum(x, low), high)
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------------
+
+declare("add", np.add, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
+declare("subtract", np.subtract, binary(ANY), gradient=COMPLEX, rounds=1, dtypes=NUMBERS, result=numbers, refusals=APART)
+declare("multiply", np.multiply, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
+declare("divide", np.true_divide, binary(ANY, NONZERO), gradient=COMPLEX, rounds=1, result=floats, refusals=APART)
+declare("floor_divide", np.floor_divide, binary(ANY, NONZERO), dtypes=NUMBERS, exact=True, refusals=APART)
+declare("remainder", np.remainder, binary(real(low=4.2, high=4.8), real(low=1.5, high=1.9)), gradient=DIFFERENCES,
+        dtypes=NUMBERS, refusals=APART)  # fmt: skip
+declare("maximum", np.maximum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)
+declare("minimum", np.minimum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)
+declare("negative", np.negative, unary(ANY), gradient=COMPLEX, exact=True, dtypes=NUMBERS)
+declare("positive", lambda x: x + 0, unary(ANY), gradient=COMPLEX, exact=True)
+declare("abs", np.abs, unary(NONZERO), gradient=DIFFERENCES, exact=True, result=numbers)
+declare("sign", lambda x: np.sign(x * 1), unary(NONZERO), gradient=DIFFERENCES, exact=True, result=numbers)
+declare("square", lambda x: x * x, unary(ANY), gradient=COMPLEX, result=numbers)
+declare("reciprocal", lambda x: 1 / x, unary(NONZERO), gradient=COMPLEX, result=floats)
+for _name, _round in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc}.items():
+    declare(_name, _round, unary(STEPS), gradient=DIFFERENCES, exact=True, result=numbers)
+declare("round", np.rint, unary(real(low=-2.4, high=2.4, kinks=HALVES)), gradient=DIFFERENCES, exact=True, result=numbers)
+declare("clip", _clip, [
+    *unary(real(low=-2, high=2, kinks=(-1.0, 0.5)), min=-1, max=0.5), sample(real(5, kinks=(0.25,)), max=0.25),
+    sample(real(5, kinks=(-0.5,)), min=-0.5), sample(real(5)), sample(real(5), min=3.0, max=-3.0),
+], gradient=DIFFERENCES, exact=True, dtypes=FLOATING,
+    refusals=[refuses(ArgumentError, "min and max are Python numbers", real(2), min="a")])  # fmt: skip
+
+# -- comparison and logic ---------------------------------------------------------------------------------------------------
+
+for _name, _compare in {
+    "equal": np.equal, "not_equal": np.not_equal, "less": np.less, "less_equal": np.less_equal, "greater": np.greater,
+    "greater_equal": np.greater_equal,
+}.items():  # fmt: skip
+    declare(_name, _compare, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
+for _name, _join in {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}.items():
+    declare(_name, _join, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
+for _name, _test in {"logical_not": np.logical_not, "isnan": np.isnan, "isinf": np.isinf, "isfinite": np.isfinite}.items():
+    declare(_name, _test, unary(real(low=-1, high=1)), result=always("bool"))
+declare("where", np.where, [
+    sample(mask(), real(), real()), sample(mask(3, 4), real(3, 4), real(3, 4)), sample(mask(3, 1), real(4), real()),
+    sample(mask(), real(2, 3), real(3)), sample(mask(0, 2), real(2), real(1, 2)), sample(mask(2, 1, 3), real(4, 1), real()),
+], gradient=COMPLEX, exact=True,
+    refusals=[refuses(ShapeError, "shapes do not broadcast", mask(2), real(3), real())])  # fmt: skip
+
+# -- dtype ------------------------------------------------------------------------------------------------------------------
+
+declare("astype", lambda x, dtype: x + 0, unary(ANY, dtype="float64"), gradient=COMPLEX, exact=True, result=always("float64"),
+        refusals=[refuses(DtypeError, "no dtype 'complex64'", real(2), dtype="complex64")])  # fmt: skip

@@ -1,0 +1,216 @@
+"""What is declared of an op so that it can be tested: samples, a reference, and inputs that must fail.
+
+    declare("tanh", np.tanh, unary(real(low=-3, high=3)), gradient=COMPLEX)
+
+The reference computes in NumPy, float64 or complex128 (integers as int64), and knows no backend. It is called as
+`reference(*arrays, **attributes)` with the attributes as the sample gives them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from needle_core.errors import NeedleError
+from needle_core.spec import DTYPES, DType
+
+Array: TypeAlias = npt.NDArray[Any]
+Reference: TypeAlias = Callable[..., Any]
+Shape: TypeAlias = tuple[int, ...]
+
+FLOATING: Final = ("float64", "float32", "float16", "bfloat16")
+NUMBERS: Final = (*FLOATING, "int64", "int32", "uint8")
+EVERY: Final = (*NUMBERS, "bool")
+
+COMPLEX: Final = "complex step"  # the reference is holomorphic: its derivatives are exact to rounding
+DIFFERENCES: Final = "differences"  # it is smooth at the samples, which keep a distance from kinks
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor of a sample: values uniform in [low, high], none nearer than `margin` to one of `kinks`.
+
+    `kind` "real" takes the dtype under test and is differentiated; "index" is int64 and "mask" bool, whatever is tested.
+    `distinct` keeps any two elements apart, for ops that compare elements with each other. `values` are taken as they are.
+    """
+
+    shape: Shape = ()
+    low: float = -2.0
+    high: float = 2.0
+    kinks: tuple[float, ...] = ()
+    kind: str = "real"
+    distinct: bool = False
+    margin: float = 0.1
+    values: tuple[float, ...] = ()
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """The values in float64, int64 or bool."""
+        if self.values:
+            return np.array(self.values)
+        if self.kind == "index":
+            return rng.integers(int(self.low), int(self.high), self.shape, endpoint=True)
+        if self.kind == "mask":
+            return np.asarray(rng.random(self.shape) < 0.5)
+        if self.distinct:
+            grid = np.linspace(self.low, self.high, int(np.prod(self.shape)) + 2)[1:-1]
+            return rng.permutation(grid).reshape(self.shape)
+        x = np.asarray(rng.uniform(self.low, self.high, self.shape))
+        for kink in self.kinks:
+            x = np.where(np.abs(x - kink) < self.margin, kink + np.where(x < kink, -self.margin, self.margin), x)
+        return x
+
+    def __str__(self) -> str:
+        if self.values:
+            return f"[{','.join(map(str, self.values))}]"
+        return f"{'' if self.kind == 'real' else self.kind}({','.join(map(str, self.shape))})"
+
+
+def real(*shape: int, **range_: Any) -> Input:
+    return Input(shape, **range_)
+
+
+def index(*shape: int, below: int, low: int = 0) -> Input:
+    """Integers in low ... below - 1."""
+    return Input(shape, low, below - 1, kind="index")
+
+
+def mask(*shape: int) -> Input:
+    return Input(shape, kind="mask")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs and attributes of one call. Its text is its identity, and with the op's name seeds its values.
+
+    Where it is not `smooth`, only values are checked, no gradients.
+    """
+
+    inputs: tuple[Input, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    smooth: bool = True
+
+    def __str__(self) -> str:
+        return " ".join([*map(str, self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())])
+
+    def draw(self, seed: str) -> list[Array]:
+        """The values of all inputs, the same for the same `seed`."""
+        rng = np.random.default_rng(zlib.crc32(f"{seed}/{self}".encode()))
+        return [i.draw(rng) for i in self.inputs]
+
+
+def sample(*inputs: Input, **attrs: Any) -> Sample:
+    return Sample(inputs, attrs)
+
+
+def at(*columns: Sequence[float], **attrs: Any) -> Sample:
+    """A sample of these very numbers, a sequence for each input: places where a formula may fail."""
+    return Sample(tuple(Input((len(c),), values=tuple(map(float, c))) for c in columns), attrs, smooth=False)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that must raise `error`, in a message that begins with the op's name, has `text` in it and shows the operands."""
+
+    error: type[NeedleError]
+    text: str
+    sample: Sample
+
+
+def refuses(error: type[NeedleError], text: str, *inputs: Input, **attrs: Any) -> Refusal:
+    return Refusal(error, text, Sample(inputs, attrs))
+
+
+# -- shapes that most ops share ---------------------------------------------------------------------------------------------
+
+ONE: Final[Sequence[Shape]] = ((), (1,), (7,), (0,), (3, 5), (2, 0, 3), (2, 3, 4))
+TWO: Final[Sequence[tuple[Shape, Shape]]] = (
+    ((), ()), ((7,), ()), ((), (2, 3)), ((5,), (5,)), ((2, 3), (3,)), ((3, 1), (1, 4)), ((1,), (2, 1, 3)),
+    ((2, 3, 4), (3, 1)), ((0,), (1,)), ((2, 0), (2, 1)), ((1, 3), (0, 1)),
+)  # fmt: skip
+AXES: Final[Sequence[tuple[Shape, dict[str, Any]]]] = (
+    ((), {}), ((5,), {}), ((4, 3), {"axis": 0}), ((3, 4), {"axis": -1, "keepdims": True}), ((2, 3, 4), {"axis": (0, 2)}),
+    ((2, 3, 4), {"axes": (-1, 1), "keepdims": True}), ((2, 3, 4), {}), ((1, 5), {"axis": 0}), ((2, 3), {"axis": ()}),
+    ((0, 3), {"axis": 1}),
+)  # fmt: skip
+
+
+def unary(x: Input, **attrs: Any) -> list[Sample]:
+    """Samples of an op on one tensor with values like those of `x`."""
+    return [sample(replace(x, shape=shape), **attrs) for shape in ONE]
+
+
+def binary(a: Input, b: Input | None = None, **attrs: Any) -> list[Sample]:
+    """Samples of an op on two tensors that are broadcast against each other."""
+    return [sample(replace(a, shape=left), replace(b or a, shape=right), **attrs) for left, right in TWO]
+
+
+def reduced(x: Input, *, empty: bool = True, **attrs: Any) -> list[Sample]:
+    """Samples of a reduction; with `empty`, also over axes without elements."""
+    more: Iterable[tuple[Shape, dict[str, Any]]] = [((0, 3), {"axis": 0}), ((2, 0), {})] if empty else []
+    return [sample(replace(x, shape=shape), **axes, **attrs) for shape, axes in (*AXES, *more)]
+
+
+# -- the declaration --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is declared of an op.
+
+    `gradient` says how its derivatives are found from the reference: COMPLEX, DIFFERENCES, or None where there are none.
+    `dtypes` are those that "real" inputs are tested in; `result` gives the output's dtype for each of them, or the outputs'.
+    `rounds` is c in the error bound (see check.py): how many units in the last place of the result a good kernel may lose; of
+    `scale(*arrays, **attributes)` instead, where it is given, since terms of this size cancel in the formula that is agreed on.
+    `exact` says that there is no rounding at all.
+    """
+
+    name: str
+    reference: Reference
+    samples: Sequence[Sample]
+    refusals: Sequence[Refusal] = ()
+    gradient: str | None = None
+    dtypes: Sequence[str] = EVERY
+    result: Callable[[DType], DType | tuple[DType, ...]] = lambda d: d
+    rounds: float = 4.0
+    scale: Reference | None = None
+    exact: bool = False
+
+    def dtypes_of(self, sample: Sample) -> Sequence[str]:
+        """The dtypes to test a sample in: all, or those that can hold its numbers."""
+        return self.dtypes if sample.smooth else [d for d in self.dtypes if d in FLOATING]
+
+
+CASES: Final[dict[str, Case]] = {}
+"""The declarations, by the name of the op."""
+
+
+def declare(name: str, reference: Reference, samples: Sequence[Sample], **what: Any) -> None:
+    """Declare the op called `name`; the rest are the fields of Case."""
+    CASES[name] = Case(name, reference, samples, **what)
+
+
+# -- dtypes of results ------------------------------------------------------------------------------------------------------
+
+
+def floats(d: DType) -> DType:
+    """Integers and bools become float32."""
+    return d if d.kind == "float" else DTYPES["float32"]
+
+
+def numbers(d: DType) -> DType:
+    """Bools become int64."""
+    return DTYPES["int64"] if d.kind == "bool" else d
+
+
+def sums(d: DType) -> DType:
+    """Integers and bools become int64."""
+    return d if d.kind == "float" else DTYPES["int64"]
+
+
+def always(name: str) -> Callable[[DType], DType]:
+    return lambda _: DTYPES[name]

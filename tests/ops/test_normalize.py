@@ -1,0 +1,61 @@
+"""Softmax and the normalisations where the declarations do not reach."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import needle_core as ndl
+
+INF = math.inf
+
+
+@pytest.mark.parametrize("x", [[1e4, 1e4 + 1], [-1e4, -1e4 - 1], [3e38, -3e38], [-INF, 0, 1], [88.0, 89.0, -103]], ids=str)
+def test_softmax_of_large_numbers_is_that_of_their_distances(x: list[float]) -> None:
+    low = np.array(x, np.float32).astype(np.float64)
+    low -= low.max()
+    with np.errstate(under="ignore", over="ignore"):
+        expected = np.exp(low) / np.exp(low).sum()
+        logarithm = (low - np.log(np.exp(low).sum())).astype(np.float32)
+    np.testing.assert_allclose(ndl.softmax(ndl.Tensor(x)).numpy(), expected, rtol=2e-3, atol=1e-38)
+    np.testing.assert_allclose(ndl.log_softmax(ndl.Tensor(x)).numpy(), logarithm, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("f", [ndl.softmax, ndl.log_softmax])
+def test_softmax_of_minus_infinities_alone_is_nan(f: Any) -> None:
+    assert np.isnan(f(ndl.Tensor([-INF, -INF])).numpy()).all()
+
+
+def test_softmax_of_half_precision_sums_in_float32() -> None:
+    y = ndl.softmax(ndl.zeros((5000,), dtype="float16")).numpy()
+    np.testing.assert_allclose(y.astype(np.float64), 1 / 5000, rtol=1e-3)
+
+
+def test_softmax_rows_sum_to_one() -> None:
+    y = ndl.softmax(ndl.random_normal(ndl.Tensor([0, 0]), shape=(50, 30)), axis=-1)
+    np.testing.assert_allclose(y.sum(-1).numpy(), 1, rtol=1e-6)
+
+
+def test_gradient_of_log_softmax_with_a_minus_infinity_is_finite_elsewhere() -> None:
+    x = ndl.Tensor([-INF, 0.0, 1.0], requires_grad=True)
+    (-ndl.log_softmax(x)[2]).backward()
+    assert x.grad is not None
+    e = 1 / (1 + math.e)
+    np.testing.assert_allclose(x.grad.numpy(), [0, e, -e], rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", [ndl.layer_norm, ndl.batch_norm])
+def test_normalising_equal_numbers_gives_the_bias(f: Any) -> None:
+    y = f(ndl.full((4, 4), 3.0), ndl.ones(4), ndl.Tensor([1.0, 2.0, 3.0, 4.0]))
+    np.testing.assert_array_equal(y.numpy(), [[1, 2, 3, 4]] * 4)
+
+
+def test_normalised_numbers_have_mean_zero_and_variance_one() -> None:
+    x = ndl.random_normal(ndl.Tensor([0, 0]), shape=(64, 8), dtype="float64") * 3 + 100
+    one, zero = ndl.ones(8, dtype="float64"), ndl.zeros(8, dtype="float64")
+    for y, axis in ((ndl.layer_norm(x, one, zero), 1), (ndl.batch_norm(x, one, zero), 0)):
+        np.testing.assert_allclose(y.numpy().mean(axis), 0, atol=1e-12)
+        np.testing.assert_allclose(y.numpy().var(axis), 1, rtol=1e-4)
