@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from needle_core.errors import ArgumentError, DtypeError, ShapeError
+from needle_core.errors import ArgumentError, DtypeError, ShapeError, brief
 from needle_core.op import Door
 from needle_core.spec import DEFAULT, DType, Spec, bool_, float32, int64, promote, zero_dimensional
 
@@ -211,15 +211,17 @@ def normalize_axes(axes: Any, ndim: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def normalize_integers(what: str, value: Any) -> tuple[int, ...]:
+    """A tuple of ints from an int or a sequence."""
+    try:
+        return tuple(map(operator.index, [value] if isinstance(value, int) or not hasattr(value, "__iter__") else value))
+    except TypeError:
+        raise ArgumentError(f"{what} is an integer or a sequence of integers, not {brief(value)}") from None
+
+
 def normalize_shape(shape: Any) -> tuple[int, ...]:
     """A tuple of non-negative ints from an int or a sequence."""
-    try:
-        sizes: tuple[int, ...] = (operator.index(shape),)
-    except TypeError:
-        try:
-            sizes = tuple(operator.index(n) for n in shape)
-        except TypeError:
-            raise ArgumentError(f"a shape is an integer or a sequence of integers, not {shape!r}") from None
+    sizes = normalize_integers("a shape", shape)
     if any(n < 0 for n in sizes):
         raise ShapeError(f"shape {sizes} has a negative size")
     return sizes

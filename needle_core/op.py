@@ -186,9 +186,10 @@ class Op(Generic[P, R]):
 
     def _check_count(self, args: tuple[Any, ...], hint: str | None = None) -> None:
         variadic = bool(self.operands) and self.operands[-1].startswith("*")
-        if len(args) < len(self.operands) or (len(args) > len(self.operands) and not variadic):
+        least = max(1, len(self.operands) - 1) if variadic else len(self.operands)
+        if len(args) < least or (len(args) > least and not variadic):
             named = f" ({', '.join(self.operands)})" if self.operands else ""
-            number = f"{'at least ' if variadic else ''}{len(self.operands) or 'no'} tensor{'s' * (len(self.operands) != 1)}"
+            number = f"{'at least ' if variadic else ''}{least or 'no'} tensor{'s' * (least != 1)}"
             raise ArgumentError(f"takes {number}{named}, got {len(args)}", hint=hint)
 
     def __signature(self) -> str:

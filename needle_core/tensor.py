@@ -446,7 +446,7 @@ def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
     else:
         wanted = promote(*_dtypes_in([data]) or [float32])
     try:
-        with np.errstate(over="ignore"):  # beyond the largest number of a floating dtype is infinity
+        with np.errstate(over="ignore", invalid="ignore"):  # as `astype`: beyond the largest number is infinity
             return np.array(data, wanted.numpy, order="C")
     except OverflowError as error:
         raise DtypeError(f"a value is out of the range of {wanted}") from error

@@ -23,7 +23,7 @@ class Structure(NamedTuple):
     def __str__(self) -> str:
         if self.kind is None:
             return "*"
-        inside = ", ".join(map(str, self.children))
+        inside = ", ".join(str(c) for c in self.children)
         return {list: f"[{inside}]", tuple: f"({inside})", type(None): "None"}.get(self.kind, f"{self.kind.__name__}({inside})")
 
 

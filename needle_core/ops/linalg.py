@@ -78,7 +78,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The gradient for the weight: all samples side by side make one product."""
-    return reshape(x, shape=(-1, x.shape[-1])).mT @ reshape(g, shape=(-1, g.shape[-1]))
+    samples = math.prod(x.shape[:-1])
+    return reshape(x, shape=(samples, x.shape[-1])).mT @ reshape(g, shape=(samples, g.shape[-1]))
 
 
 linear.vjp(
@@ -103,10 +104,12 @@ def vecdot(a: Tensor, b: Tensor, *, axis: int = -1) -> Tensor:
 def tensordot(a: Tensor, b: Tensor, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """Sum of products over pairs of axes: the last `axes` of a with the first of b, or the axes listed for each."""
     if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, b.ndim):
+            raise ShapeError(f"tensordot: no {axes} axes to sum over", details={"a": a.spec, "b": b.spec})
         over_a, over_b = list(range(a.ndim - axes, a.ndim)), list(range(axes))
     else:
         over_a, over_b = [normalize_axis(i, a.ndim) for i in axes[0]], [normalize_axis(i, b.ndim) for i in axes[1]]
-    if [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
+    if len(over_a) != len(over_b) or [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
         raise ShapeError("tensordot: the axes to sum over differ in size", details={"a": a.spec, "b": b.spec, "axes": axes})
     keep_a, keep_b = ([i for i in range(t.ndim) if i not in over] for t, over in ((a, over_a), (b, over_b)))
     inner = math.prod(a.shape[i] for i in over_a)
@@ -184,6 +187,8 @@ def _parse(subscripts: str, operands: Sequence[Tensor]) -> tuple[list[str], str]
     terms = inputs.split(",")
     if len(terms) != len(operands):
         raise ArgumentError(f"einsum: {len(terms)} terms for {len(operands)} operands", details={"formula": subscripts})
+    if any(term.count("...") > 1 for term in (*terms, output)):
+        raise ArgumentError("einsum: a formula is letters, commas, ... and ->", details={"formula": subscripts})
     extra = [x.ndim - len(term.replace("...", "")) for x, term in zip(operands, terms, strict=True)]
     letters = "".join(chr(0x3B1 + i) for i in range(builtins.max(extra, default=0)))  # alpha, beta, ...: nobody else's
     for i, (term, n, x) in enumerate(zip(terms, extra, operands, strict=True)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ from needle_core.doors import (
     broadcast_shapes,
     normalize_axes,
     normalize_axis,
+    normalize_integers,
     normalize_number,
     normalize_shape,
     promoting,
@@ -32,7 +32,7 @@ Attrs: TypeAlias = dict[str, Any]
 
 
 def _reshaped(x: Spec, *, shape: Any) -> tuple[Spec, Attrs]:
-    sizes = [operator.index(n) for n in ([shape] if isinstance(shape, int) else shape)]
+    sizes = list(normalize_integers("a shape", shape))
     if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
         raise ShapeError(f"shape {sizes} has a negative size other than one -1")
     if -1 in sizes:
@@ -54,7 +54,11 @@ reshape.vjp(lambda g, y, x, shape: reshape(g, shape=x.shape))
 
 
 def _permuted(x: Spec, *, axes: Sequence[int] | None = None) -> tuple[Spec, Attrs]:
-    order = tuple(reversed(range(x.ndim))) if axes is None else tuple(normalize_axis(a, x.ndim) for a in axes)
+    order = (
+        tuple(reversed(range(x.ndim)))
+        if axes is None
+        else tuple(normalize_axis(a, x.ndim) for a in normalize_integers("axes", axes))
+    )
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"axes {order} are not a permutation of {x.ndim} axes")
     return x.like(shape=(x.shape[i] for i in order)), {"axes": order}
@@ -303,7 +307,7 @@ def repeat(x: Tensor, *, repeats: int, axis: int) -> Tensor:
 
 def _rolled(x: Spec, *, shift: int, axis: int) -> tuple[Spec, Attrs]:
     i = normalize_axis(axis, x.ndim)
-    return x, {"shift": operator.index(shift) % max(x.shape[i], 1), "axis": i}
+    return x, {"shift": normalize_integers("a shift", shift)[0] % max(x.shape[i], 1), "axis": i}
 
 
 @composite(_rolled)
