@@ -405,7 +405,8 @@ def test_value_and_grad_carries_auxiliary_output() -> None:
         (
             lambda: ndl.value_and_grad(lambda x: x * x, has_aux=True)(TWO),
             GradientError,
-            "grad: with has_aux the function must return (value, aux)\n  returned: Tensor Tensor(4., float64[] on numpy, requires_grad=True)",
+            "grad: with has_aux the function must return (value, aux)\n"
+            "  returned: Tensor Tensor(4., float64[] on numpy, requires_grad=True)",
         ),
         (
             lambda: ndl.grad(product)(a=TWO, b=THREE),

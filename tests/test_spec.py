@@ -1,4 +1,4 @@
-"""Dtypes and their promotion, devices, and Specs, of which there is one object each."""
+"""Dtypes, devices and Specs, of which there is one object each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import given, strategies as st
 
 import needle_core as ndl
 from needle_core.errors import DtypeError
@@ -19,10 +19,6 @@ from needle_core.spec import DTYPES, DType, Spec, dtype
 
 NUMPY = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES}
 DEVICE = ndl.device("numpy")
-
-dtypes = st.sampled_from(list(DTYPES.values()))
-known_to_numpy = dtypes.filter(lambda d: d is not ndl.bfloat16)
-operands = st.lists(dtypes | st.sampled_from([bool, int, float]), min_size=1, max_size=5)
 
 # -- dtypes -------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +73,7 @@ def test_dtype_stays_one_object_in_copies(d: DType) -> None:
     assert copy.deepcopy(d) is d
 
 
-# -- promotion ------------------------------------------------------------------------------------------------------------
+# -- promotion, of which test_promotion.py has more ---------------------------------------------------------------------
 
 ABOVE = {  # the promotion lattice, each dtype with the next greater ones; a meeting is the least upper bound
     "bool": ["uint8"],
@@ -95,54 +91,11 @@ def upper_bounds(name: str) -> set[str]:
     return {name}.union(*(upper_bounds(n) for n in ABOVE[name]))
 
 
-@given(st.lists(dtypes, min_size=1, max_size=5))
+@given(st.lists(st.sampled_from(list(DTYPES.values())), min_size=1, max_size=5))
 def test_promote_gives_the_least_upper_bound(found: list[DType]) -> None:
     common = set.intersection(*(upper_bounds(d.name) for d in found))
     (least,) = (name for name in common if common <= upper_bounds(name))
     assert ndl.promote(*found) is DTYPES[least]
-
-
-@given(operands, st.randoms(use_true_random=False))
-def test_promote_does_not_depend_on_order(found: list[Any], random: Any) -> None:
-    shuffled = random.sample(found, len(found))
-    assert ndl.promote(*shuffled) is ndl.promote(*found)
-
-
-@given(known_to_numpy, known_to_numpy)
-def test_promote_agrees_with_numpy_where_no_integer_meets_a_float(a: DType, b: DType) -> None:
-    assume(a.is_floating is b.is_floating)
-    assert ndl.promote(a, b).numpy == np.promote_types(a.numpy, b.numpy)
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        ((bool,), "bool"),
-        ((int,), "int64"),
-        ((float,), "float32"),
-        ((bool, int, float), "float32"),
-        ((ndl.bool_, bool), "bool"),
-        ((ndl.bool_, int), "int64"),
-        ((ndl.bool_, float), "float32"),
-        ((ndl.uint8, bool), "uint8"),
-        ((ndl.uint8, int), "uint8"),
-        ((ndl.uint8, float), "float32"),
-        ((ndl.int32, int), "int32"),
-        ((ndl.int64, float), "float32"),
-        ((ndl.float16, int), "float16"),
-        ((ndl.float16, float), "float16"),
-        ((ndl.bfloat16, float), "bfloat16"),
-        ((ndl.float64, float), "float64"),
-    ],
-)
-def test_python_numbers_are_weak(found: tuple[Any, ...], expected: str) -> None:
-    assert ndl.promote(*found) is DTYPES[expected]
-
-
-def test_promotion_of_nothing_is_refused() -> None:
-    with pytest.raises(DtypeError) as caught:
-        ndl.promote()
-    assert str(caught.value) == "nothing to promote"
 
 
 # -- devices --------------------------------------------------------------------------------------------------------------
