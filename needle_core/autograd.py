@@ -16,7 +16,7 @@ from typing import Any
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.op import Node, mode
+from needle_core.op import Node, count, mode
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor, constant, tensor_of
 
@@ -68,7 +68,7 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
         )
     before, mode.grad = mode.grad, False
     try:
-        for leaf, g in _pull([y], [gradient], None, retain_graph):
+        for leaf, g in _pull([y], [gradient], None, 0, retain_graph=retain_graph):
             leaf.grad = g if leaf.grad is None else leaf.grad + g
     finally:
         mode.grad = before
@@ -80,6 +80,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     `args` and the value are trees of tensors; leaves that are not floating tensors get the gradient None. The pullback can be
     called several times, and what it returns differentiates again.
     """
+    start = next(count)  # nodes made before have nothing to do with the targets
     leaves, structure = tree.flatten(args)
     targets = [_alias(x) if isinstance(x, Tensor) and x.spec.dtype.is_floating else None for x in leaves]
     with enable_grad():
@@ -87,7 +88,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     outputs, shape = tree.flatten(value)
     wanted = [t for t in targets if t is not None]
     tracked = [y for y in outputs if isinstance(y, Tensor) and y.tracked]
-    open_ended = mode.grad and _leads_elsewhere(tracked, wanted)  # else no one can ask for gradients of these gradients
+    open_ended = mode.grad and _leads_elsewhere(tracked, wanted, start)  # else no one can ask for gradients of these gradients
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
         gs, given = tree.flatten(cotangents)
@@ -101,7 +102,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
                 g = g.spec if isinstance(g, Tensor) else brief(g)
                 raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g})
         with _recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
-            found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, retain_graph=True)}
+            found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, start, retain_graph=True)}
         result: tuple[Any, ...] = tree.unflatten(
             structure, [None if t is None else found[id(t)] if id(t) in found else ndl.ops.zeros_like(t) for t in targets]
         )
@@ -159,21 +160,22 @@ def pull_through(
     body: Callable[..., Any], g: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
 ) -> list[Tensor | None]:
     """The gradients of a composite that has no rule of its own: run its body again, recorded, and pull `g` through it."""
+    start = next(count)
     targets = [_alias(x) if n else x.detach() for x, n in zip(inputs, needed, strict=True)]
     with enable_grad():
         value = body(*targets, **attrs)
     ys, gs = (list(value), list(g)) if isinstance(value, tuple) else ([value], [g])
     pairs = [(y, c) for y, c in zip(ys, gs, strict=True) if y.tracked]
     wanted = [t for t, n in zip(targets, needed, strict=True) if n]
-    found = {id(t): c for t, c in _pull([y for y, _ in pairs], [c for _, c in pairs], wanted, retain_graph=True)}
+    found = {id(t): c for t, c in _pull([y for y, _ in pairs], [c for _, c in pairs], wanted, start, retain_graph=True)}
     return [found.get(id(t)) for t in targets]
 
 
-def _leads_elsewhere(outputs: Sequence[Tensor], private: Sequence[Tensor]) -> bool:
-    """Whether a leaf other than the `private` ones is behind `outputs`."""
+def _leads_elsewhere(outputs: Sequence[Tensor], private: Sequence[Tensor], start: int) -> bool:
+    """Whether a leaf other than the `private` ones, or a node from before `start`, is behind `outputs`."""
     own = set(map(id, private))
-    inputs = itertools.chain(outputs, *(node.inputs or () for node in _reachable(outputs)))
-    return any(t.tracked and t.node is None and id(t) not in own for t in inputs)
+    inputs = itertools.chain(outputs, *(node.inputs or () for node in _reachable(outputs, start)))
+    return any(t.tracked and id(t) not in own and (t.node is None or t.node.order < start) for t in inputs)
 
 
 def _alias(x: Tensor) -> Tensor:
@@ -186,10 +188,13 @@ def _alias(x: Tensor) -> Tensor:
 
 
 def _pull(
-    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], targets: Sequence[Tensor] | None, retain_graph: bool
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], targets: Sequence[Tensor] | None, start: int, *, retain_graph: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (tensor, gradient) for the targets, or for all leaves that require a gradient if `targets` is None."""
-    made_by = _reachable(outputs)
+    """Pairs (tensor, gradient) for the targets, or for all leaves that require a gradient if `targets` is None.
+
+    Nodes of an order below `start` are left alone: none of them leads to a target.
+    """
+    made_by = _reachable(outputs, start)
     order = sorted(made_by, key=_order_of, reverse=True)
     ends = None if targets is None else {(t.node, t.index) if t.node else id(t): t for t in targets}
     on_path = None if ends is None else _leading_to(ends, order)
@@ -231,14 +236,14 @@ def _pull(
     return found + [pair for key, pair in at_leaf.items() if ends is None or key in ends]
 
 
-def _reachable(outputs: Sequence[Tensor]) -> dict[Node, Tensor]:
-    """The nodes behind `outputs`, each with a tensor that it made."""
+def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
+    """The nodes behind `outputs` of at least the order `start`, each with a tensor that it made."""
     found: dict[Node, Tensor] = {}
     stack = list(outputs)
     while stack:
         t = stack.pop()
         node = t.node
-        if node is None or node in found:
+        if node is None or node in found or node.order < start:
             continue
         found[node] = t
         if node.inputs is None:

@@ -50,7 +50,8 @@ lock = threading.RLock()
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
 _spec_of, _buffer_of = attrgetter("spec"), attrgetter("buffer")
-_count = itertools.count()
+count = itertools.count()
+"""Gives nodes their order."""
 
 
 class Mode(threading.local):
@@ -79,7 +80,7 @@ class Node:
         self.inputs: tuple[Tensor, ...] | None = inputs
         self.buffers: tuple[Any, ...] | None = buffers
         self.outputs: tuple[Any, ...] | None = None
-        self.order = next(_count)
+        self.order = next(count)
 
 
 class Op(Generic[P, R]):

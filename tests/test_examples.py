@@ -65,6 +65,12 @@ def test_digits_are_learned(example: Callable[[str], Run]) -> None:
     assert len(re.findall(r"^epoch +\d+  loss \d\.\d{3}$", run.text, re.MULTILINE)) == 20
 
 
+def test_digits_is_the_program_of_the_readme() -> None:
+    shown = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert (ROOT / "examples" / "digits.py").read_text().endswith(f'"""\n\n{shown[1]}')
+
+
 # -- weight updates ---------------------------------------------------------------------------------------------------------
 
 

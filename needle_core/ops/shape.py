@@ -54,11 +54,8 @@ reshape.vjp(lambda g, y, x, shape: reshape(g, shape=x.shape))
 
 
 def _permuted(x: Spec, *, axes: Sequence[int] | None = None) -> tuple[Spec, Attrs]:
-    order = (
-        tuple(reversed(range(x.ndim)))
-        if axes is None
-        else tuple(normalize_axis(a, x.ndim) for a in normalize_integers("axes", axes))
-    )
+    listed = reversed(range(x.ndim)) if axes is None else normalize_integers("axes", axes)
+    order = tuple(normalize_axis(a, x.ndim) for a in listed)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"axes {order} are not a permutation of {x.ndim} axes")
     return x.like(shape=(x.shape[i] for i in order)), {"axes": order}
