@@ -77,6 +77,19 @@ def test_python_numbers_are_weak_as_in_nep_50(dtype: str, number: float) -> None
     assert (number + ndl.ones(2, dtype=dtype)).dtype.name == expected
 
 
+@pytest.mark.parametrize(
+    "f", [ndl.add, ndl.multiply, ndl.maximum, ndl.subtract, lambda a, b: ndl.where(True, a, b), ndl.concat, ndl.stack]
+)
+@pytest.mark.parametrize(("a", "b"), list(itertools.product(DTYPES.values(), repeat=2)), ids=str)
+def test_operands_of_two_dtypes_are_cast_to_where_they_meet(f: Any, a: DType, b: DType) -> None:
+    x, y = ndl.Tensor([0, 1, 3]).astype(a), ndl.Tensor([2, 0, 1]).astype(b)
+    met = promote(a, b)
+    expected = f(x.astype(met), y.astype(met))
+    found = f(x, y)
+    assert found.dtype is expected.dtype
+    assert found.tolist() == expected.tolist()
+
+
 def test_python_numbers_alone_take_their_defaults() -> None:
     assert (promote(bool), promote(int), promote(float), promote(int, float)) == (
         ndl.bool_,

@@ -163,7 +163,7 @@ def compare(place: str, y: ndl.Tensor, reference: Array, dtype: DType, bound: Ar
     if values.dtype != dtype.numpy or values.shape != y.shape:
         raise MismatchError(f"{place}: the buffer is {values.dtype}{list(values.shape)}, the spec {y.spec}")
     wrong = np.argwhere(~_agree(values, reference, dtype, bound))
-    if wrong.size:
+    if len(wrong):
         i = tuple(wrong[0].tolist())
         raise MismatchError(f"{place}: {values[i]!r} for {reference[i]!r} at {list(i)}, bound {float(bound[i]):.3g}")
 

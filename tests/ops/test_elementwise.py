@@ -140,6 +140,10 @@ def test_astype_passes_the_gradient_in_the_dtype_of_the_input() -> None:
     assert x.grad.tolist() == [3.0, 3.0]
 
 
+def test_logaddexp_of_equal_infinities_shares_the_gradient() -> None:
+    assert gradient(ndl.logaddexp, [-math.inf, 0.0], [-math.inf, 0.0]) == [[0.5, 0.5], [0.5, 0.5]]
+
+
 def test_comparison_has_no_gradient() -> None:
     x = ndl.Tensor([1.0], requires_grad=True)
     assert not (x < 2).requires_grad

@@ -159,6 +159,12 @@ def test_norm_does_not_overflow_needlessly_in_order_one_and_infinity() -> None:
     assert ndl.vector_norm(x, ord=float("inf")).item() == pytest.approx(3e38)
 
 
+@pytest.mark.parametrize("order", [0, -1, "fro"])
+def test_orders_of_a_norm_are_positive_numbers(order: Any) -> None:
+    with pytest.raises(ArgumentError, match="ord"):
+        ndl.vector_norm(ndl.ones(2), ord=order)
+
+
 @pytest.mark.parametrize("n", [1, 3, 64, 257])
 def test_matmul_of_integers_is_exact(n: int) -> None:
     a, b = RNG.integers(-9, 9, (5, n)), RNG.integers(-9, 9, (n, 6))

@@ -81,6 +81,17 @@ def test_mean_of_large_float16_does_not_overflow() -> None:
     assert ndl.var(ndl.full((100,), 60000.0, dtype="float16")).item() == 0
 
 
+@pytest.mark.parametrize("f", [ndl.mean, ndl.mean.body], ids=["kernel", "body"])
+def test_mean_of_half_precision_does_not_overflow_on_the_way(f: Any) -> None:
+    assert f(ndl.full((10,), 60000.0, dtype="float16"), axes=(0,), keepdims=False).item() == 60000
+
+
+def test_variance_of_half_precision_does_not_overflow_on_the_way() -> None:
+    x = ndl.Tensor([200.0, -200.0] * 50, dtype="float16")
+    assert ndl.var(x).item() == 40000
+    assert ndl.std(x).item() == 200
+
+
 def test_sum_of_small_integers_does_not_overflow() -> None:
     assert ndl.sum(ndl.full((1000,), 200, dtype="uint8")).item() == 200000
     assert ndl.sum(ndl.full((4,), 2**30, dtype="int32")).item() == 2**32
