@@ -92,6 +92,7 @@ def test_diamonds_are_walked_once(retain_graph: bool) -> None:
         (2, [1, 2, 3], 6, [2, 2, 2]),
         ([[[2]]], [1, 2, 3], [[[6]]], [2, 2, 2]),
         ([[1, 2]], [[3, 4]], [[3, 4]], [[1, 2]]),
+        ([[[1, 2]]], [[5], [6]], [[[11, 11]]], [[3], [3]]),
         (np.zeros((0, 3)), [1, 2, 3], np.zeros((0, 3)), [0, 0, 0]),
     ],
 )
@@ -125,6 +126,14 @@ def test_intermediate_results_keep_no_gradient() -> None:
     y = x * x
     (y * y).backward()
     assert y.grad is None
+
+
+def test_leaves_do_not_share_a_gradient() -> None:
+    x, y, given = leaf([1]), leaf([2]), leaf([3])
+    (x + y).backward(given)
+    assert x.grad is not None
+    x.grad.data = [9.0]
+    assert (gradient(y), given.tolist(), x.grad.requires_grad) == ([3], [3], False)
 
 
 def test_dtypes_on_the_way_are_undone() -> None:
@@ -523,7 +532,7 @@ def twin(monkeypatch: pytest.MonkeyPatch) -> Op[..., Any]:
     """A primitive (a, b) -> a + b without gradient rules."""
 
     @primitive(broadcasted)
-    def twin(a: Tensor, b: Tensor) -> Tensor: ...  # type: ignore[empty-body]
+    def twin(a: Tensor, b: Tensor) -> Tensor: ...
 
     monkeypatch.setitem(KERNELS, ("twin", "numpy"), np.add)
     return twin
@@ -634,7 +643,12 @@ def test_composite_without_a_rule_is_differentiated_through_its_body_despite_a_k
         return x * x * x
 
     calls = []
-    monkeypatch.setitem(KERNELS, ("cubed", "numpy"), lambda x: calls.append(1) or x**3)
+
+    def kernel(x: Any) -> Any:
+        calls.append(1)
+        return x**3
+
+    monkeypatch.setitem(KERNELS, ("cubed", "numpy"), kernel)
     x = leaf([2, 3])
     y = cubed(x)
     assert (y.tolist(), calls) == ([8, 27], [1])

@@ -154,7 +154,45 @@ def test_blocked_backend_is_a_plugin_error(install: Install, monkeypatch: pytest
 
 def test_backend_is_an_interface() -> None:
     with pytest.raises(TypeError, match="abstract"):
-        Backend()  # type: ignore[abstract]
+        Backend()
+
+
+BARE = """
+import numpy as np
+from needle_core.backend import Backend
+import needle_bare_kernels
+
+class Bare(Backend):
+    name, kernels = "bare", (needle_bare_kernels,)
+    def devices(self): return ["bare"]
+    def from_numpy(self, array, device): return array.tolist()
+    def to_numpy(self, buffer): return np.array(buffer, np.float32)
+    def empty(self, shape, dtype, device): raise NotImplementedError
+
+@hookimpl
+def needle_register_backends(registrar):
+    registrar.backend(Bare)
+"""
+BARE_KERNELS = """
+def exp(x): return [2.0 ** v for v in x]
+def permute_dims(x, *, axes): return x[::-1] + list(axes)
+def _private(x): ...
+"""
+
+
+@pytest.mark.usefixtures("install")
+def test_backend_needs_little_and_its_buffers_may_be_anything(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site.folder / "needle_bare_kernels.py").write_text(BARE_KERNELS)
+    site.install("needle-bare", {"backends": {"bare": "needle_bare"}}, HEAD + BARE)
+    registry.forget()
+    x = Tensor([1.0, 3.0], device="bare")
+    assert x.buffer == [1, 3]
+    assert ndl.exp(x).buffer == [2, 8]
+    assert x.T.buffer == [3, 1, 0]
+    assert repr(x) == "Tensor([1., 3.], float32[2] on bare)"
+    assert (x.device.backend.memory_stats(x.device), x.device.backend.synchronize(x.device)) == ({}, None)
+    with pytest.raises(MissingKernelError, match=r"^sin: backend 'bare' has no kernel for this primitive\n"):
+        ndl.sin(x)
 
 
 # -- the default ------------------------------------------------------------------------------------------------------------

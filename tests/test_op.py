@@ -47,7 +47,7 @@ def totalled(first: Tensor, *rest: Tensor, skip: int = 0) -> Tensor:
 
 
 @primitive(elementwise)
-def lonely(x: Tensor) -> Tensor:  # type: ignore[empty-body]
+def lonely(x: Tensor) -> Tensor:
     """Without a kernel anywhere."""
 
 
@@ -357,10 +357,15 @@ def test_kernel_is_preferred_to_the_body(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_kernel_gets_canonical_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
     @primitive(reduced)
-    def total(x: Tensor, *, axis: Any = None, axes: Any = None, keepdims: bool = False) -> Tensor: ...  # type: ignore[empty-body]
+    def total(x: Tensor, *, axis: Any = None, axes: Any = None, keepdims: bool = False) -> Tensor: ...
 
     given: list[dict[str, Any]] = []
-    monkeypatch.setitem(KERNELS, ("total", "numpy"), lambda x, **attrs: given.append(attrs) or x.sum(1))
+
+    def kernel(x: Any, **attrs: Any) -> Any:
+        given.append(attrs)
+        return x.sum(1)
+
+    monkeypatch.setitem(KERNELS, ("total", "numpy"), kernel)
     for attrs in ({"axis": -1}, {"axes": [1]}):
         total(X, **attrs)
     assert given == [{"axes": (1,), "keepdims": False}] * 2
@@ -429,11 +434,21 @@ def test_foreign_operand_is_moved_to_the_device_of_the_tensors() -> None:
 
 def test_op_with_several_outputs_returns_a_tuple(monkeypatch: pytest.MonkeyPatch) -> None:
     @primitive(lambda x: ((x, x.like(shape=())), {}))
-    def parts(x: Tensor) -> tuple[Tensor, Tensor]: ...  # type: ignore[empty-body]
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]: ...
 
     monkeypatch.setitem(KERNELS, ("parts", "numpy"), lambda x: [x + 1, x.sum(keepdims=True).reshape(())])
     a, b = parts(X)
     assert (a.tolist(), b.item(), b.shape) == ([[2, 3]], 3, ())
+
+
+def test_kernel_of_several_outputs_that_fails_names_its_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    @primitive(lambda x: ((x, x), {}))
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    monkeypatch.setitem(KERNELS, ("parts", "numpy"), lambda x: 1 // 0)
+    with pytest.raises(KernelError) as caught:
+        parts(X)
+    assert str(caught.value).splitlines()[0].startswith("parts: the kernel raised ZeroDivisionError: ")
 
 
 def test_outputs_of_integers_have_no_graph() -> None:

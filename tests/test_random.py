@@ -119,6 +119,10 @@ def test_seed_out_of_range_is_refused(seed: int) -> None:
         assert str(caught.value) == f"a seed is an integer in [0, 2^63), not {seed}"
 
 
+def test_seed_may_be_a_numpy_integer() -> None:
+    assert Generator(np.int64(3)).state.tolist() == [3, 0]
+
+
 @pytest.mark.parametrize("seed", [1.5, "1", None, True])
 def test_seed_of_another_kind_is_refused(seed: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
@@ -221,6 +225,13 @@ def test_integers_refuse_an_empty_or_too_large_range(low: int, high: int) -> Non
     with pytest.raises(ArgumentError) as caught:
         Generator().integers(low, high, 2)
     assert str(caught.value) == f"integers: the range [{low}, {high}) is empty or larger than 2^32"
+
+
+@pytest.mark.parametrize("bound", [0.5, "1", None])
+def test_integers_refuse_bounds_that_are_no_integers(bound: Any) -> None:
+    for bounds in ((bound, 3), (0, bound)):
+        with pytest.raises(ArgumentError, match=r"^integers: "):
+            Generator().integers(*bounds)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 1000])

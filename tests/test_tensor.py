@@ -182,6 +182,13 @@ def test_length_is_the_first_size() -> None:
     assert [len(Tensor(np.zeros(shape))) for shape in [(3,), (0, 2), (2, 5)]] == [3, 0, 2]
 
 
+def test_number_has_no_length() -> None:
+    for ask in (len, list):
+        with pytest.raises(ShapeError) as caught:
+            ask(Tensor(1.0))
+        assert str(caught.value) == "a 0-d tensor has no length\n  tensor: float32[] on numpy"
+
+
 def test_iteration_gives_the_rows_and_keeps_the_graph() -> None:
     x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     rows = list(x)
@@ -591,12 +598,34 @@ def test_basic_index_agrees_with_numpy(case: tuple[np.ndarray[Any, Any], Any]) -
     np.testing.assert_array_equal(Tensor(array)[key].numpy(), array[key])
 
 
-@pytest.mark.parametrize("key", [5, -3, (0, 4), (..., -5)])
-def test_index_out_of_bounds_is_a_bounds_error(key: Any) -> None:
-    with pytest.raises(
-        BoundsError, match=r"^index -?\d is out of range for axis [01] with size [24]\n  x: int64\[2, 4\] on numpy$"
-    ):
+@pytest.mark.parametrize(
+    ("key", "error", "text"),
+    [
+        (5, BoundsError, "index 5 is out of range for axis 0 with size 2"),
+        (-3, BoundsError, "index -3 is out of range for axis 0 with size 2"),
+        ((0, 4), BoundsError, "index 4 is out of range for axis 1 with size 4"),
+        ((..., -5), BoundsError, "index -5 is out of range for axis 1 with size 4"),
+        ((0, 0, 0), BoundsError, "3 indices for 2 axes"),
+        ((..., ...), ArgumentError, "an index has at most one ellipsis"),
+        (1.0, ArgumentError, "1.0 is not an index"),
+        ("a", ArgumentError, "'a' is not an index"),
+        (True, ArgumentError, "True is not an index"),
+    ],
+)
+def test_index_that_does_not_fit_is_refused(key: Any, error: type[NeedleError], text: str) -> None:
+    with pytest.raises(error) as caught:
         Tensor(np.zeros((2, 4), int))[key]
+    assert str(caught.value) == f"{text}\n  x: int64[2, 4] on numpy"
+
+
+def test_integer_tensors_serve_as_bounds() -> None:
+    t = Tensor([1, 2, 3, 4])
+    assert (t[Tensor(1)].item(), t[Tensor(1) : Tensor(3)].tolist(), list(range(Tensor(2)))) == (2, [2, 3], [0, 1])
+
+
+def test_elements_cannot_be_assigned() -> None:
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        Tensor([1.0, 2.0])[0] = 5.0
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------------
@@ -650,6 +679,30 @@ def test_method_agrees_with_numpy(change: Callable[[Tensor], Tensor], expected: 
     result = change(Tensor(X))
     assert result.dtype.name == np.asarray(expected).dtype.name
     np.testing.assert_array_equal(result.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (lambda t: t.reshape(2, 2), ShapeError, "reshape: cannot put 6 elements into shape [2, 2]"),
+        (lambda t: t.reshape(-1, -1), ShapeError, "reshape: shape [-1, -1] has a negative size other than one -1"),
+        (lambda t: t.reshape("ab"), ArgumentError, "reshape: a shape is an integer or a sequence of integers, not 'ab'"),
+        (lambda t: t.transpose(0, 2), ShapeError, "permute_dims: axis 2 is out of range for a tensor with 2 axes"),
+        (lambda t: t.transpose(0, 0), ShapeError, "permute_dims: axes (0, 0) are not a permutation of 2 axes"),
+        (lambda t: t.broadcast_to(2, 4), ShapeError, "broadcast_to: shape [2, 3] does not broadcast to [2, 4]"),
+        (lambda t: t.sum("a"), ArgumentError, "sum: an axis is an integer, not str 'a'"),
+        (lambda t: t @ 2, ShapeError, None),
+    ],
+)
+def test_method_that_does_not_fit_is_refused(
+    change: Callable[[Tensor], Any], error: type[NeedleError], text: str | None
+) -> None:
+    with pytest.raises(error) as caught:
+        change(Tensor(X))
+    matmul = (
+        "matmul: a 0-d tensor has no matrix product\n  a: float64[2, 3] on numpy\n  b: 2\n  hint: a * b multiplies by a number"
+    )
+    assert str(caught.value) == (f"{text}\n  x: float64[2, 3] on numpy" if text else matmul)
 
 
 def test_to_the_same_device_is_the_tensor_itself() -> None:

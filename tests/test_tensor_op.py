@@ -30,7 +30,7 @@ class Swish(TensorOp):
         return x / (1 + np.exp(-x))
 
     def gradient(self, out_grad: Tensor, node: Node) -> Tensor:
-        (x,) = node.inputs  # type: ignore[misc]
+        (x,) = node.inputs
         s = ndl.sigmoid(x)
         return out_grad * (s + x * s * (1 - s))
 
@@ -55,7 +55,7 @@ class Product(TensorOp):
         return a * b
 
     def gradient(self, out_grad: Tensor, node: Node) -> tuple[Tensor, Tensor]:
-        a, b = node.inputs  # type: ignore[misc]
+        a, b = node.inputs
         return out_grad * b, out_grad * a
 
 
