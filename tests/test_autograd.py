@@ -519,6 +519,15 @@ def test_gradient_penalty_reaches_the_argument_too() -> None:
     assert (gradient(w), gradient(x)) == (4, 6)
 
 
+def test_gradient_of_a_gradient_reaches_a_weight_assigned_in_between() -> None:
+    w = leaf(3)
+    pullback = ndl.vjp(lambda x: w * x * x, TWO)[1]
+    w.data = 100.0
+    (slope,) = pullback(Tensor(1.0, dtype=ndl.float64))  # 2 w x, of the weight of then
+    slope.backward()
+    assert (slope.item(), gradient(w)) == (12, 4)
+
+
 def test_gradient_of_what_nobody_asks_for_has_no_graph() -> None:
     value, found = ndl.value_and_grad(lambda x: x * x)(TWO)
     assert (value.is_leaf, found.is_leaf) == (True, True)

@@ -451,9 +451,18 @@ def test_kernel_of_several_outputs_that_fails_names_its_op(monkeypatch: pytest.M
     assert str(caught.value).splitlines()[0].startswith("parts: the kernel raised ZeroDivisionError: ")
 
 
-def test_outputs_of_integers_have_no_graph() -> None:
-    values, places = ndl.topk(Tensor([3.0, 1.0], requires_grad=True), k=1)
-    assert (values.requires_grad, places.requires_grad, places.is_leaf) == (True, False, True)
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_outputs_of_integers_have_no_graph(by_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    @composite(lambda x: ((x, x.like(dtype=ndl.int64)), {}))
+    def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+        return ndl.round(x), x.astype(ndl.int64)
+
+    rounded.vjp(lambda g, y, x: g[0])
+    if by_kernel:
+        monkeypatch.setitem(KERNELS, ("rounded", "numpy"), lambda x: (np.round(x), x.astype(np.int64)))
+    near, whole = rounded(Tensor([1.5], requires_grad=True))
+    assert (near.requires_grad, near.is_leaf) == (True, False)
+    assert (whole.requires_grad, whole.is_leaf) == (False, True)
 
 
 # -- the plain functions ----------------------------------------------------------------------------------------------------

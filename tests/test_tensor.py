@@ -333,6 +333,15 @@ def test_dlpack_lends_no_memory_that_other_elements_share(lent: Callable[[], Ten
     assert (ndl.full((), 7.0).item(), (Tensor(1.0) * 7.0).item()) == (7, 7)
 
 
+def test_dlpack_does_not_lend_the_constant_that_a_gradient_starts_from() -> None:
+    for _ in range(2):
+        x = Tensor(2.0, requires_grad=True)
+        x.backward()
+        assert x.grad is not None
+        assert x.grad.item() == 1
+        np.from_dlpack(x.grad)[...] = 9
+
+
 def test_from_dlpack_shares_read_only_memory() -> None:
     array = np.arange(3.0)
     array.flags.writeable = False
