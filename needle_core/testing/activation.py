@@ -58,5 +58,5 @@ _declare(
     [*unary(real(low=-5, high=5, kinks=(-3.0, 3.0))), at(EDGES)],
     DIFFERENCES,
 )
-_declare("gelu", _gelu, [*unary(ANY), *unary(ANY, approximate="tanh"), at(EDGES)], DIFFERENCES, scale=lambda x, **_: np.abs(x),
+_declare("gelu", _gelu, [*unary(ANY), *unary(ANY, approximate="tanh"), at(EDGES)], DIFFERENCES, terms=8.0,
          refusals=[refuses(ArgumentError, "approximate is 'none' or 'tanh'", real(2), approximate="erf")])  # fmt: skip

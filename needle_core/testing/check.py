@@ -2,14 +2,15 @@
 
 A computed value may differ from the reference y, elementwise, by
 
-    u c |y| + gamma(k) sum_j |dy/dx_j| |x_j|,    gamma(k) = k u / (1 - k u)
+    u (c |y| + t) + gamma(k) sum_j |dy/dx_j| |x_j|,    gamma(k) = k u / (1 - k u)
 
-where u is the unit roundoff of the dtype, c the `rounds` of the declaration, and k the number of elements of the inputs that y
-depends on. The second term is what rounding each input, or each partial sum, can do: for a sum of products it is the classical
-bound gamma(k) sum |a| |b|. The Jacobian dy/dx is taken from the reference, by complex step or by Richardson's differences.
-Inputs are rounded to the dtype before the reference sees them, so their rounding does not count.
+where u is the unit roundoff of the dtype, c and t are the `rounds` and `terms` of the declaration, and k is the number of
+elements of the inputs that y depends on. The last term is what rounding each input, or each partial sum, can do: for a sum of
+products it is the classical bound gamma(k) sum |a| |b|. The Jacobian dy/dx is taken from the reference, by complex step or by
+Richardson's differences. Inputs are rounded to the dtype before the reference sees them, so their rounding does not count.
 
-A gradient of cotangents g is checked in float64 against g J, with the scale |g| |J|: that of g J itself hides cancellation.
+A gradient for cotangents g is checked in float64 against g J. Its scale is the greatest element of |g| |J|: those of g J hide
+cancellation.
 """
 
 from __future__ import annotations
@@ -150,8 +151,7 @@ def _bounds(case: Case, sample: Sample, arrays: list[Array], expected: list[Arra
     found = []
     for y in expected:
         rest = np.fromiter(conditions, float, y.size) if y.dtype.kind == "f" and case.gradient else np.zeros(y.size)
-        size = np.abs(y) if case.scale is None else case.scale(*arrays, **sample.attrs)
-        found.append(u * case.rounds * size + rest.reshape(y.shape) + 4 * LEAST[dtype.name])
+        found.append(u * (case.rounds * np.abs(y) + case.terms) + rest.reshape(y.shape) + 4 * LEAST[dtype.name])
     return found
 
 
@@ -198,7 +198,8 @@ def check_gradient(case: Case, sample: Sample) -> None:
         sizes = np.cumsum([0, *(arrays[i].size for i in moving)])
         for i, gradient in zip(chosen, gradients, strict=True):
             part = slice(*sizes[moving.index(i) :][:2])
-            bound = ROUNDOFF["float64"] * GRADIENT_ROUNDS * (np.abs(g) @ np.abs(slopes[:, part])) + np.abs(g) @ doubt[:, part]
+            scale = np.max(np.abs(g) @ np.abs(slopes[:, part]), initial=0)
+            bound = ROUNDOFF["float64"] * GRADIENT_ROUNDS * scale + np.abs(g) @ doubt[:, part]
             expected = (g @ slopes[:, part]).reshape(arrays[i].shape)
             compare(
                 f"{place}/input {i} of {chosen}", gradient, expected, DTYPES["float64"], bound.reshape(expected.shape) + 1e-300

@@ -28,7 +28,10 @@ from needle_core.testing.samples import (
 APART = [refuses(ShapeError, "shapes do not broadcast", real(2, 3), real(4))]
 ANY = real(low=-3, high=3)
 HALVES, WHOLES = (-2.5, -1.5, -0.5, 0.5, 1.5, 2.5), (-2.0, -1.0, 0.0, 1.0, 2.0)
-UNLIKE = real(low=-3, high=3, kinks=HALVES, margin=0.3), real(low=-3, high=3, kinks=WHOLES, margin=0.3)  # never near each other
+UNLIKE = (
+    real(low=-2.4, high=2.4, kinks=HALVES, margin=0.3),
+    real(low=-2.4, high=2.4, kinks=WHOLES, margin=0.3),
+)  # never near each other
 NONZERO = real(low=-3, high=3, kinks=(0.0,), margin=0.5)
 STEPS = real(low=-2.9, high=2.9, kinks=WHOLES)
 
@@ -45,7 +48,7 @@ declare("subtract", np.subtract, binary(ANY), gradient=COMPLEX, rounds=1, dtypes
 declare("multiply", np.multiply, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
 declare("divide", np.true_divide, binary(ANY, NONZERO), gradient=COMPLEX, rounds=1, result=floats, refusals=APART)
 declare("floor_divide", np.floor_divide, binary(ANY, NONZERO), dtypes=NUMBERS, exact=True, refusals=APART)
-declare("remainder", np.remainder, binary(real(low=4.2, high=4.8), real(low=1.5, high=1.9)), gradient=DIFFERENCES,
+declare("remainder", np.remainder, binary(real(low=4.3, high=4.8), real(low=1.65, high=1.9)), gradient=DIFFERENCES,
         dtypes=NUMBERS, refusals=APART)  # fmt: skip
 declare("maximum", np.maximum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)
 declare("minimum", np.minimum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)

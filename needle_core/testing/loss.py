@@ -43,7 +43,7 @@ _CLASSES = [
 declare("cross_entropy", _reduced(_losses), [
     *(sample(real(*x), index(*labels, low=-x[-1], below=x[-1]), **how) for x, labels in _ROWS for how in HOW),
     sample(real(0, 3), index(0, below=3), reduction="sum"), sample(real(0, 3), index(0, below=3), reduction="none"),
-], gradient=COMPLEX, result=floats, rounds=8, refusals=_CLASSES)  # fmt: skip
+], gradient=COMPLEX, result=floats, rounds=8, terms=2, refusals=_CLASSES)  # fmt: skip
 declare("cross_entropy_grad", _cross_entropy_grad, [
     sample(real(*(labels if "none" in how.values() else ())), real(*x), index(*labels, low=-x[-1], below=x[-1]), **how)
     for x, labels in _ROWS[:3] for how in HOW

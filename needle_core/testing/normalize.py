@@ -68,7 +68,14 @@ declare("softmax_grad", _softmax_grad, [sample(real(*s.inputs[0].shape), *s.inpu
 gradient=COMPLEX,
         result=floats, rounds=8, refusals=[refuses(ShapeError, "out of range", real(2), real(2), axis=1)])  # fmt: skip
 declare(
-    "log_softmax", lambda x, **a: np.log(_softmax(x, **a)), _SOFT, gradient=COMPLEX, result=floats, rounds=8, refusals=_AXIS
+    "log_softmax",
+    lambda x, **a: np.log(_softmax(x, **a)),
+    _SOFT,
+    gradient=COMPLEX,
+    result=floats,
+    rounds=8,
+    terms=2,
+    refusals=_AXIS,
 )
 
 _LAYERS = [((4,), (4,)), ((3, 5), (5,)), ((2, 3, 4), (3, 4)), ((2, 3, 4), (4,)), ((0, 3), (3,))]
