@@ -259,6 +259,18 @@ def test_no_grad_records_nothing() -> None:
     assert not (x * x).is_leaf
 
 
+def test_composite_with_a_rule_is_not_recorded_within_no_grad() -> None:
+    @composite(elementwise)
+    def doubled(x: Tensor) -> Tensor:
+        return x * 2
+
+    doubled.vjp(lambda g, y, x: g * 2)
+    with ndl.no_grad():
+        assert doubled(leaf(1)).is_leaf
+        assert (leaf(1) * 2).is_leaf
+    assert not doubled(leaf(1)).is_leaf
+
+
 def test_enable_grad_records_within_no_grad() -> None:
     x = leaf(2)
     with ndl.no_grad():
