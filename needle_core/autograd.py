@@ -10,17 +10,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.op import Node, count, mode
+from needle_core.op import Node, mode
 from needle_core.spec import Spec
-from needle_core.tensor import Tensor, constant, tensor_of
+from needle_core.tensor import Tensor, constant, history, tensor_of
 
-_order_of, _buffer_of = attrgetter("order"), attrgetter("buffer")
+_order_of = attrgetter("order")
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
     before, mode.grad = mode.grad, False
     try:
         for leaf, g in _pull([y], [gradient], None, 0, retain_graph=retain_graph):
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
+            leaf.grad = g.detach() if leaf.grad is None else leaf.grad + g
     finally:
         mode.grad = before
 
@@ -80,7 +80,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     `args` and the value are trees of tensors; leaves that are not floating tensors get the gradient None. The pullback can be
     called several times, and what it returns differentiates again.
     """
-    start = next(count)  # nodes made before have nothing to do with the targets
+    start = next(history.count)  # nodes made before have nothing to do with the targets
     leaves, structure = tree.flatten(args)
     targets = [_alias(x) if isinstance(x, Tensor) and x.spec.dtype.is_floating else None for x in leaves]
     with enable_grad():
@@ -160,7 +160,7 @@ def pull_through(
     body: Callable[..., Any], g: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
 ) -> list[Tensor | None]:
     """The gradients of a composite that has no rule of its own: run its body again, recorded, and pull `g` through it."""
-    start = next(count)
+    start = next(history.count)
     targets = [_alias(x) if n else x.detach() for x, n in zip(inputs, needed, strict=True)]
     with enable_grad():
         value = body(*targets, **attrs)
@@ -196,44 +196,62 @@ def _pull(
     """
     made_by = _reachable(outputs, start)
     order = sorted(made_by, key=_order_of, reverse=True)
-    ends = None if targets is None else {(t.node, t.index) if t.node else id(t): t for t in targets}
-    on_path = None if ends is None else _leading_to(ends, order)
-    found: list[tuple[Tensor, Tensor]] = []
-    at_leaf: dict[int, tuple[Tensor, Tensor]] = {}  # leaf's id -> leaf, gradient so far
-    at_node: dict[Node, Any] = {}  # node -> gradient so far, or a list with one for each output
-
-    def arrive(t: Tensor, g: Tensor) -> None:
-        node = t.node
-        if node is None:
-            at_leaf[id(t)] = (t, at_leaf[id(t)][1] + g) if id(t) in at_leaf else (t, g)
-        elif node.outputs is not None:
-            parts = at_node.setdefault(node, [None] * len(node.outputs))
-            parts[t.index] = g if parts[t.index] is None else parts[t.index] + g
-        else:
-            at_node[node] = at_node[node] + g if node in at_node else g
-
+    ends = set() if targets is None else set(map(_place, targets))
+    live = None if targets is None else ends | _leading_to(ends, order)
+    arrived: dict[Any, Any] = {}  # place -> gradient so far
     for y, g in zip(outputs, cotangents, strict=True):
-        arrive(y, g)
+        _arrive(arrived, y, g)
     for node in order:
-        g = at_node.pop(node, None)
-        if g is None:
+        y = made_by[node]
+        g = _collect(arrived, node, ends) if ends or node.outputs is not None else arrived.pop(node, None)
+        if g is None or (live is not None and node not in live):
             continue
         inputs: tuple[Tensor, ...] = node.inputs  # type: ignore[assignment]  # _reachable has checked
-        if ends is None or on_path is None:
-            needed = [t.tracked for t in inputs]
-        else:
-            for i, part in enumerate(g if isinstance(g, list) else [g]):
-                if (node, i) in ends and part is not None:
-                    found.append((ends[node, i], part))
-            if node not in on_path:
-                continue
-            needed = [t.tracked and (t.node in on_path or id(t) in ends or (t.node, t.index) in ends) for t in inputs]
-        for t, gradient in zip(inputs, _gradients(node, inputs, g, made_by[node], needed), strict=True):
-            if gradient is not None:
-                arrive(t, gradient)
+        values = inputs if node.order > history.assigned else _as_they_were(node, inputs)
+        op, attrs = node.op, node.attrs
+        try:
+            if op.rules is not None:
+                for t, rule in zip(inputs, op.rules, strict=True):
+                    if t.tracked and rule is not None and (live is None or _place(t) in live or t.node in live):
+                        _arrive(arrived, t, rule(g, y, *values, **attrs) if attrs else rule(g, y, *values))
+            else:
+                needed = [t.tracked and (live is None or _place(t) in live or t.node in live) for t in inputs]
+                for t, n, gradient in zip(inputs, needed, _joint(node, g, y, values, needed), strict=True):
+                    if n and gradient is not None:
+                        _arrive(arrived, t, gradient)
+        except NeedleError as error:
+            raise error.located(f"gradient of {op.name}", op.describe(inputs)) from error.__cause__
         if not retain_graph:
             node.inputs = node.buffers = node.outputs = None
-    return found + [pair for key, pair in at_leaf.items() if ends is None or key in ends]
+    if targets is None:
+        return list(arrived.items())
+    return [(t, arrived[_place(t)]) for t in targets if _place(t) in arrived]
+
+
+def _place(t: Tensor) -> Any:
+    """Where the gradients for `t` are added up: a leaf, the node that made it, or one output of a node with several."""
+    node = t.node
+    return t if node is None else node if node.outputs is None else (node, t.index)
+
+
+def _arrive(arrived: dict[Any, Tensor], t: Tensor, g: Any) -> None:
+    """Add `g`, which a rule gave for `t`, to what has arrived there."""
+    if g.__class__ is not Tensor or g.spec is not t.spec:
+        g = _unbroadcast(g, t.spec)
+    node = t.node
+    place = t if node is None else node if node.outputs is None else (node, t.index)
+    arrived[place] = arrived[place] + g if place in arrived else g
+
+
+def _collect(arrived: dict[Any, Tensor], node: Node, ends: set[Any]) -> Any:
+    """The gradient that has arrived at a node, a tuple if it has several outputs; None if none has. Targets keep theirs."""
+    if node.outputs is None:
+        return arrived.get(node) if node in ends else arrived.pop(node, None)
+    places = [(node, i) for i in range(len(node.outputs))]
+    parts = [arrived.get(p) if p in ends else arrived.pop(p, None) for p in places]
+    if all(part is None for part in parts):
+        return None
+    return tuple(ndl.ops.zeros_like(_output(node, i)) if part is None else part for i, part in enumerate(parts))
 
 
 def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
@@ -258,47 +276,36 @@ def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
     return found
 
 
-def _leading_to(ends: Mapping[Any, Tensor], order: Sequence[Node]) -> set[Node | None]:
+def _leading_to(ends: set[Any], order: Sequence[Node]) -> set[Any]:
     """The nodes through which a gradient must pass on its way to one of `ends`."""
-    leading: set[Node | None] = set()
+    leading: set[Any] = set()
     for node in reversed(order):
-        if any(id(t) in ends or (t.node, t.index) in ends or t.node in leading for t in node.inputs or ()):
+        if any(_place(t) in ends or t.node in leading for t in node.inputs or ()):
             leading.add(node)
     return leading
 
 
-def _gradients(node: Node, inputs: tuple[Tensor, ...], g: Any, y: Tensor, needed: list[bool]) -> Sequence[Tensor | None]:
-    """What a node's rules give for its inputs."""
-    buffers: tuple[Any, ...] = node.buffers  # type: ignore[assignment]  # as the inputs, it is there
-    if not all(map(is_, map(_buffer_of, inputs), buffers)):  # one was assigned since: the gradient is that of then
-        inputs = tuple(t if t.buffer is b else _as_it_was(t, b) for t, b in zip(inputs, buffers, strict=True))
-    output: Any = y
-    if node.outputs is not None:
-        output = tuple(_output(node, i) for i in range(len(node.outputs)))
-        g = tuple(ndl.ops.zeros_like(o) if part is None else part for o, part in zip(output, g, strict=True))
-    try:
-        gradients = node.op.pullback(g, output, inputs, node.attrs, needed)
-        if not isinstance(gradients, tuple | list) or len(gradients) != len(inputs):
-            given = f"{len(gradients)} gradients" if isinstance(gradients, tuple | list) else brief(gradients)
-            raise GradientError(f"the rule returned {given} for {len(inputs)} inputs")
-        fitting: list[Tensor | None] = []
-        for gradient, t, n in zip(gradients, inputs, needed, strict=True):
-            if not n or gradient is None:
-                fitting.append(None)
-            elif gradient.__class__ is Tensor and gradient.spec is t.spec:
-                fitting.append(gradient)
-            else:
-                fitting.append(_unbroadcast(gradient, t.spec))
-    except NeedleError as error:
-        raise error.located(f"gradient of {node.op.name}", node.op.describe(inputs)) from error.__cause__
-    return fitting
+def _joint(node: Node, g: Any, y: Tensor, values: tuple[Tensor, ...], needed: list[bool]) -> Sequence[Any]:
+    """What a rule that is one for all inputs gives for them."""
+    output = y if node.outputs is None else tuple(_output(node, i) for i in range(len(node.outputs)))
+    gradients = node.op.pullback(g, output, values, node.attrs, needed)
+    if not isinstance(gradients, tuple | list) or len(gradients) != len(values):
+        given = f"{len(gradients)} gradients" if isinstance(gradients, tuple | list) else brief(gradients)
+        raise GradientError(f"the rule returned {given} for {len(values)} inputs")
+    return gradients
 
 
-def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
-    """The value that `t` had before it was assigned; gradients of gradients still lead to `t`."""
-    old = tensor_of(t.spec, buffer)
-    old.node, old.index, old.tracked = t.node, t.index, t.tracked
-    return old
+def _as_they_were(node: Node, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs with the values that they had when the node was made, for the gradient is that of then."""
+    values = []
+    for t, buffer in zip(inputs, node.buffers or (), strict=True):
+        then = t
+        if t.buffer is not buffer:
+            then = tensor_of(t.spec, buffer)
+            if t.tracked:  # gradients of gradients still lead to the tensor itself
+                then.node, then.tracked = Node(ndl.ops.positive, (t,), (buffer,), {}, t.spec), True
+        values.append(then)
+    return tuple(values)
 
 
 def _output(node: Node, index: int) -> Tensor:

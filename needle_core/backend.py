@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
 from needle_core.op import OPS, Kernel, lock, register_kernels
-from needle_core.spec import Device, DType
+from needle_core.spec import Device, DType, Spec
 
 Buffer: TypeAlias = Any
 DeviceLike: TypeAlias = Device | str
@@ -50,7 +50,9 @@ class Backend(ABC):
     def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
         """A buffer whose values are not yet set."""
 
-    def bind(self, kernel: Kernel, attrs: Mapping[str, Any]) -> Callable[..., Buffer]:
+    def bind(
+        self, kernel: Kernel, attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
+    ) -> Callable[..., Buffer]:
         """`kernel` with its attributes fixed, called once for each op, specs and attributes; the place to choose or compile."""
         if not attrs:
             return kernel

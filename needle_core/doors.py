@@ -219,6 +219,14 @@ def normalize_integers(what: str, value: Any) -> tuple[int, ...]:
         raise ArgumentError(f"{what} is an integer or a sequence of integers, not {brief(value)}") from None
 
 
+def normalize_integer(what: str, value: Any) -> int:
+    """An int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{what} is an integer, not {brief(value)}") from None
+
+
 def normalize_shape(shape: Any) -> tuple[int, ...]:
     """A tuple of non-negative ints from an int or a sequence."""
     sizes = normalize_integers("a shape", shape)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.backend import DeviceLike, default_device, device as find_device
+from needle_core.doors import normalize_integer
 from needle_core.errors import ArgumentError, DtypeError, brief
 from needle_core.ops import argsort, less, random_bits, random_normal, random_uniform
 from needle_core.spec import Device, DType, DTypeLike, dtype as to_dtype, float32, int64
@@ -67,6 +68,7 @@ class Generator:
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Integers in [low, high), int64; of ranges up to 2^32, uniform to within 2^-31 of each probability."""
+        low, high = normalize_integer("low", low), normalize_integer("high", high)
         if not 0 < high - low <= 2**32:
             raise ArgumentError(f"integers: the range [{low}, {high}) is empty or larger than 2^32")
         words = random_bits(self._draw(), shape=(*shape, 2))

@@ -6,6 +6,7 @@ which buffer a tensor has: assigning `w.data` puts a new value in the old one's 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 Number: TypeAlias = bool | int | float
 Operand: TypeAlias = "Tensor | Number | npt.NDArray[Any] | Sequence[Any]"
 Axes: TypeAlias = int | Sequence[int] | None
+
+
+class History:
+    """The order of events: `count` gives nodes their places in it, `assigned` is that of the last assignment to a `data`."""
+
+    count = itertools.count(1)
+    assigned = 0
+
+
+history = History()
 
 
 class Tensor:
@@ -138,7 +149,10 @@ class Tensor:
         if new.spec is not self.spec:
             kind = ShapeError if new.shape != self.shape else DtypeError if new.dtype is not self.dtype else DeviceError
             raise kind("data: the new value does not fit in the place of the old", details={"old": self.spec, "new": new.spec})
-        self.buffer, self.node, self.index = new.buffer, None, 0
+        if self.node is not None:
+            raise GradientError("data: the result of an op takes no new value", hint="x.detach() is free of the graph")
+        self.buffer = new.buffer
+        history.assigned = next(history.count)
 
     def detach(self) -> Tensor:
         """The same value, sharing its buffer, outside of any graph."""
@@ -168,7 +182,8 @@ class Tensor:
         if not self.spec.device.backend.host:
             raise DeviceError(f"no DLPack view of a tensor on {self.spec.device}", details={"tensor": self.spec})
         array = self.spec.device.backend.to_numpy(self.buffer)
-        return array if array.flags.writeable else array.copy()  # a constant or an expanded value is not lent
+        lent = array.flags.writeable and (0 not in array.strides or array.size < 2)
+        return array if lent else array.copy()  # a constant, or elements that share their memory, could be written
 
     def item(self) -> Number:
         """The only element, as a Python number."""
@@ -202,7 +217,6 @@ class Tensor:
         copy = object.__new__(type(self))
         copy.spec, copy.buffer, copy.node, copy.index, copy.grad = self.spec, self.buffer, None, 0, None
         copy.tracked = self.tracked and self.is_leaf
-        memo[id(self)] = copy
         return copy
 
     # -- gradients ------------------------------------------------------------------------------------------------------
@@ -219,28 +233,28 @@ class Tensor:
     # -- operators ------------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Operand) -> Tensor:
-        return ndl.ops.add(self, _operand(self, other))
+        return ndl.ops.add.of_two(self, other if other.__class__ is Tensor else _operand(self, other))
 
     def __radd__(self, other: Operand) -> Tensor:
-        return ndl.ops.add(_operand(self, other), self)
+        return ndl.ops.add.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
 
     def __sub__(self, other: Operand) -> Tensor:
-        return ndl.ops.subtract(self, _operand(self, other))
+        return ndl.ops.subtract.of_two(self, other if other.__class__ is Tensor else _operand(self, other))
 
     def __rsub__(self, other: Operand) -> Tensor:
-        return ndl.ops.subtract(_operand(self, other), self)
+        return ndl.ops.subtract.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
 
     def __mul__(self, other: Operand) -> Tensor:
-        return ndl.ops.multiply(self, _operand(self, other))
+        return ndl.ops.multiply.of_two(self, other if other.__class__ is Tensor else _operand(self, other))
 
     def __rmul__(self, other: Operand) -> Tensor:
-        return ndl.ops.multiply(_operand(self, other), self)
+        return ndl.ops.multiply.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
 
     def __truediv__(self, other: Operand) -> Tensor:
-        return ndl.ops.divide(self, _operand(self, other))
+        return ndl.ops.divide.of_two(self, other if other.__class__ is Tensor else _operand(self, other))
 
     def __rtruediv__(self, other: Operand) -> Tensor:
-        return ndl.ops.divide(_operand(self, other), self)
+        return ndl.ops.divide.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
 
     def __floordiv__(self, other: Operand) -> Tensor:
         return ndl.ops.floor_divide(self, other)
@@ -261,10 +275,10 @@ class Tensor:
         return ndl.ops.pow(other, self)
 
     def __matmul__(self, other: Operand) -> Tensor:
-        return ndl.ops.matmul(self, other)
+        return ndl.ops.matmul.of_two(self, other)
 
     def __rmatmul__(self, other: Operand) -> Tensor:
-        return ndl.ops.matmul(other, self)
+        return ndl.ops.matmul.of_two(other, self)
 
     def __neg__(self) -> Tensor:
         return ndl.ops.negative(self)
@@ -342,7 +356,7 @@ class Tensor:
         return ndl.ops.reshape(self, shape=(-1,))
 
     def sum(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.ops.sum(self, axis=axis, keepdims=keepdims)
+        return ndl.ops.sum(self, axis=axis, keepdims=keepdims) if axis is not None or keepdims else ndl.ops.sum(self)
 
     def mean(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
         return ndl.ops.mean(self, axis=axis, keepdims=keepdims)
@@ -391,7 +405,7 @@ def tensor_of(spec: Spec, buffer: Any) -> Tensor:
 
 
 def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
-    """The 0-d tensor of a Python number, kept with its device: numbers in formulas come again at every step.
+    """The 0-d tensor of a Python number, kept with its device, for numbers in formulas come again at every step.
 
     Raises DtypeError if an integer is out of the dtype's range.
     """
@@ -405,7 +419,7 @@ def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
         if len(where.constants) >= 1024:  # numbers that change at every step must not fill the memory
             where.constants.clear()
         where.constants[key] = kept
-    return tensor_of(kept.spec, kept.buffer)
+    return kept
 
 
 def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor:
@@ -427,7 +441,7 @@ _new: Callable[[type[Tensor]], Tensor] = object.__new__
 def _operand(self: Tensor, other: Any) -> Any:
     """`other` ready for an arithmetic op with `self`: Python numbers become the constants that promotion would make of them."""
     kind = other.__class__
-    if kind is Tensor or kind not in DEFAULT:
+    if kind not in DEFAULT:
         return other
     return constant(other, _MEET[self.spec.dtype, kind], self.spec.device)
 

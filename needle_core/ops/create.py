@@ -10,7 +10,7 @@ import math
 from typing import Any, TypeAlias
 
 import needle_core as ndl  # the default device
-from needle_core.doors import normalize_integers, normalize_shape
+from needle_core.doors import normalize_integer, normalize_shape
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.elementary import sqrt
@@ -71,8 +71,8 @@ def ones_like(x: Tensor, *, dtype: DTypeLike | None = None) -> Tensor:
 
 
 def _counted(*, n: int, device: Device) -> tuple[Spec, dict[str, Any]]:
-    shape = normalize_shape(n)
-    return Spec.of(shape, int64, device), {"n": shape[0], "device": device}
+    shape, where = normalize_shape(normalize_integer("n", n)), ndl.device(device)
+    return Spec.of(shape, int64, where), {"n": shape[0], "device": where}
 
 
 @primitive(_counted)
@@ -136,7 +136,7 @@ def meshgrid(*axes: Tensor, indexing: str = "xy") -> tuple[Tensor, ...]:
 def _triangular(x: Spec, *, k: int = 0) -> tuple[Spec, dict[str, Any]]:
     if x.ndim < 2:
         raise ShapeError("a triangle needs at least two axes")
-    return x, {"k": normalize_integers("a diagonal", k)[0]}
+    return x, {"k": normalize_integer("a diagonal", k)}
 
 
 @composite(_triangular)
@@ -332,7 +332,8 @@ random_normal.vjp(None)
 
 
 def _moved(x: Spec, *, device: Device) -> tuple[Spec, dict[str, Any]]:
-    return Spec.of(x.shape, x.dtype, device), {"device": device}
+    where = ndl.device(device)
+    return Spec.of(x.shape, x.dtype, where), {"device": where}
 
 
 @composite(_moved)

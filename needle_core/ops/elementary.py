@@ -261,6 +261,6 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
 
 
 logaddexp.vjp(
-    lambda g, y, a, b: g / (1 + exp(b - a)),
-    lambda g, y, a, b: g / (1 + exp(a - b)),
+    lambda g, y, a, b: g / (1 + exp(where(equal(a, b), 0, b - a))),
+    lambda g, y, a, b: g / (1 + exp(where(equal(a, b), 0, a - b))),
 )

@@ -18,6 +18,7 @@ from needle_core.doors import (
     elementwise,
     floating,
     logical,
+    normalize_number,
     number,
     promoting,
     tested,
@@ -137,7 +138,10 @@ def _cast(x: Spec, *, dtype: DTypeLike) -> tuple[Spec, dict[str, Any]]:
 
 @primitive(_cast)
 def astype(x: Operand, *, dtype: DTypeLike) -> Tensor:
-    """x in another dtype: floats are rounded to nearest, or truncated to integers; to bool, everything but zero is True."""
+    """x in another dtype: floats are rounded to nearest, or truncated to integers; to bool, everything but zero is True.
+
+    Numerics: a float that is nan or out of the range of an integer dtype gives an integer that depends on the machine
+    """
 
 
 astype.vjp(lambda g, y, x, dtype: g.astype(x.dtype))
@@ -315,7 +319,7 @@ def _clipped(x: Spec, *, min: Any = None, max: Any = None) -> tuple[Spec, dict[s
     for bound in (min, max):
         if bound is not None and type(bound) not in (int, float):
             raise ArgumentError(f"min and max are Python numbers, not {bound!r}", hint="maximum and minimum take tensors")
-    return x, {"min": min, "max": max}
+    return x, {k: v if v is None else normalize_number(v, x.dtype) for k, v in (("min", min), ("max", max))}
 
 
 @composite(_clipped)

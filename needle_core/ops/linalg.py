@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from needle_core.doors import contracted, normalize_axis, promoting, reduced_floating, to_common
-from needle_core.errors import ArgumentError, ShapeError
+from needle_core.doors import contracted, normalize_axis, promoting, reduced, to_common, to_floating
+from needle_core.errors import ArgumentError, ShapeError, brief
 from needle_core.op import composite, primitive
 from needle_core.ops.elementary import sqrt
 from needle_core.ops.elementwise import abs, equal, square, where
@@ -133,7 +133,14 @@ def trace(x: Tensor) -> Tensor:
     return diagonal(x).sum(-1)
 
 
-@composite(reduced_floating)
+@promoting(to_floating)
+def _ordered(x: Spec, *, ord: Any = 2, **attrs: Any) -> tuple[Spec, dict[str, Any]]:
+    if type(ord) not in (int, float) or not ord > 0:
+        raise ArgumentError(f"ord is a positive number, not {brief(ord)}")
+    return reduced(x, ord=ord, **attrs)
+
+
+@composite(_ordered)
 def vector_norm(x: Tensor, *, axis: Axes = None, axes: Axes = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """The norm of order `ord` (1, 2, inf or any positive number) over `axis`.
 

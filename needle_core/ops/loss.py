@@ -48,7 +48,8 @@ def _classified(x: Spec, labels: Spec, *, reduction: str = "mean") -> tuple[Spec
 
 
 def _keep_gradient_and_labels(g: DType | type, x: DType | type, labels: DType | type) -> list[DType]:
-    return [promote(g), *_keep_labels(x, labels)]
+    met = _keep_labels(promote(g, x), labels)
+    return [met[0], *met]
 
 
 @promoting(_keep_gradient_and_labels)

@@ -9,14 +9,14 @@ import builtins
 import math
 from typing import Any
 
-from needle_core.doors import along, normalize_axis, promoting, reduced, reduced_floating, to_accumulator
-from needle_core.errors import ArgumentError, ShapeError
+from needle_core.doors import along, normalize_axis, promoting, reduced, reduced_floating, to_accumulator, to_floating
+from needle_core.errors import ArgumentError, ShapeError, brief
 from needle_core.op import composite, primitive
 from needle_core.ops.create import arange, ones_like
 from needle_core.ops.elementary import exp, log, sqrt
 from needle_core.ops.elementwise import equal, isfinite, isnan, logical_not, logical_or, square, where
 from needle_core.ops.shape import broadcast_to, concat, flip, moveaxis, reshape, strided_slice
-from needle_core.spec import Spec, bool_, int64
+from needle_core.spec import Spec, bool_, float32, int64
 from needle_core.tensor import Axes, Operand, Tensor
 
 __all__ = [
@@ -110,7 +110,8 @@ min.vjp(_extremum_gradient)
 @composite(reduced_floating)
 def mean(x: Tensor, *, axis: Axes = None, axes: Axes = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over `axis`; nan of nothing."""
-    return sum(x, axes=axes, keepdims=keepdims) / _count(x, axes)
+    wide = x.astype(float32) if x.dtype.itemsize == 2 else x  # the sum of many half-precision numbers may be out of range
+    return (sum(wide, axes=axes, keepdims=keepdims) / _count(x, axes)).astype(x.dtype)
 
 
 mean.vjp(lambda g, y, x, axes, keepdims: _spread(g / _count(x, axes), x, axes, keepdims))
@@ -120,14 +121,22 @@ def _count(x: Tensor, axes: Any) -> int:
     return math.prod(x.shape[i] for i in axes)
 
 
-@composite(reduced_floating)
+@promoting(to_floating)
+def _corrected(x: Spec, *, correction: Any = 0, **attrs: Any) -> tuple[Spec, dict[str, Any]]:
+    if type(correction) not in (int, float):
+        raise ArgumentError(f"the correction is a number, not {brief(correction)}")
+    return reduced(x, correction=correction, **attrs)
+
+
+@composite(_corrected)
 def var(x: Tensor, *, axis: Axes = None, axes: Axes = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Variance over `axis`: the sum of squared distances from the mean, divided by count - `correction`."""
-    spread = square(x - mean(x, axes=axes, keepdims=True))
-    return sum(spread, axes=axes, keepdims=keepdims) / builtins.max(_count(x, axes) - correction, 0)
+    wide = x.astype(float32) if x.dtype.itemsize == 2 else x
+    spread = square(wide - mean(wide, axes=axes, keepdims=True))
+    return (sum(spread, axes=axes, keepdims=keepdims) / builtins.max(_count(x, axes) - correction, 0)).astype(x.dtype)
 
 
-@composite(reduced_floating)
+@composite(_corrected)
 def std(x: Tensor, *, axis: Axes = None, axes: Axes = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """Standard deviation over `axis`, the square root of `var`."""
     return sqrt(var(x, axes=axes, correction=correction, keepdims=keepdims))

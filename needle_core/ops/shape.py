@@ -10,6 +10,7 @@ from needle_core.doors import (
     broadcast_shapes,
     normalize_axes,
     normalize_axis,
+    normalize_integer,
     normalize_integers,
     normalize_number,
     normalize_shape,
@@ -290,7 +291,7 @@ def tile(x: Tensor, *, repetitions: Any) -> Tensor:
 
 
 def _repeated(x: Spec, *, repeats: int, axis: int) -> tuple[Spec, Attrs]:
-    i, times = normalize_axis(axis, x.ndim), normalize_shape(repeats)[0]
+    i, (times,) = normalize_axis(axis, x.ndim), normalize_shape(normalize_integer("repeats", repeats))
     return x.like(shape=(n * times if k == i else n for k, n in enumerate(x.shape))), {"repeats": times, "axis": i}
 
 
@@ -304,7 +305,7 @@ def repeat(x: Tensor, *, repeats: int, axis: int) -> Tensor:
 
 def _rolled(x: Spec, *, shift: int, axis: int) -> tuple[Spec, Attrs]:
     i = normalize_axis(axis, x.ndim)
-    return x, {"shift": normalize_integers("a shift", shift)[0] % max(x.shape[i], 1), "axis": i}
+    return x, {"shift": normalize_integer("a shift", shift) % max(x.shape[i], 1), "axis": i}
 
 
 @composite(_rolled)

@@ -20,10 +20,8 @@ def permute_dims(x: Array, *, axes: Shape) -> Array:
 
 
 def broadcast_to(x: Array, *, shape: Shape) -> Array:
-    if x.ndim == 0 and x.flags.c_contiguous:  # ten times as fast as NumPy's own
-        y: Array = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
-        y.flags.writeable = False
-        return y
+    if x.ndim == 0:  # five times as fast as NumPy's own
+        return np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
     return np.broadcast_to(x, shape)
 
 
