@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from needle_core import backend
 from needle_core.errors import PluginError
 from needle_core.plugins import registry
 from tests.plugin_fixtures import HEAD, OP, Site, of, site
@@ -21,6 +22,12 @@ def needle_register_kernels(registrar, backend):
     registrar.kernels({kernels})
 """
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_open_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests have opened backends, for which plugins would be asked for kernels too."""
+    monkeypatch.setattr(backend, "_backends", {})
 
 
 @pytest.fixture
