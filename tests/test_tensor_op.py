@@ -21,6 +21,7 @@ from needle_core.errors import (
     NeedleError,
 )
 from needle_core.op import OPS, register_op
+from tests.leaves import leaf
 
 
 class Swish(TensorOp):
@@ -78,10 +79,6 @@ def op(compute: Callable[..., Any] | None = None, gradient: Any = None) -> Tenso
     """An op called Made with these methods."""
     methods = {"compute": compute, "gradient": gradient}
     return type("Made", (TensorOp,), {name: f for name, f in methods.items() if f is not None})()
-
-
-def leaf(data: Any) -> Tensor:
-    return Tensor(data, dtype=ndl.float64, requires_grad=True)
 
 
 X = np.array([-1.0, 0.0, 2.0])
