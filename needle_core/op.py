@@ -132,7 +132,8 @@ class Op(Generic[P, R]):
 
     def __call__(self, *args: P.args, **attrs: P.kwargs) -> R:
         try:
-            run = self._runs[_key((*map(_spec_of, args),), attrs)]
+            specs = (*map(_spec_of, args),)
+            run = self._runs[_key(specs, attrs) if attrs else specs]
         except (AttributeError, KeyError, TypeError):  # a number or array; a new combination; an attribute written as a list
             run = None
         if run is None:

@@ -268,7 +268,7 @@ def square(x: Tensor) -> Tensor:
     return x * x
 
 
-square.vjp(lambda g, y, x: g * (2 * x))
+square.vjp(lambda g, y, x: g * (x + x))
 
 
 @composite(floating)
