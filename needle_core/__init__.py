@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from needle_core import errors
 from needle_core.spec import DType, Device, Spec, bfloat16, bool_, float16, float32, float64, int32, int64, promote, uint8
 from needle_core.tensor import Tensor, from_dlpack
-from needle_core.op import Node, Op, composite, primitive
+from needle_core.record import Node
+from needle_core.op import Op, composite, primitive
 from needle_core.tensor_op import TensorOp
 from needle_core.backend import Backend, default_device, device, set_default_device
 from needle_core import tree

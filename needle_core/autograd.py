@@ -16,9 +16,9 @@ from typing import Any
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.op import Node, mode
+from needle_core.record import Node, history, mode
 from needle_core.spec import Spec
-from needle_core.tensor import Tensor, constant, history, tensor_of
+from needle_core.tensor import Tensor, constant, tensor_of
 
 _order_of = attrgetter("order")
 

@@ -26,8 +26,9 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
+from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, DType, Spec, promote
-from needle_core.tensor import Tensor, constant, history, tensor_of
+from needle_core.tensor import Tensor, constant, tensor_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,35 +50,6 @@ lock = threading.RLock()
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
 _spec_of, _buffer_of = attrgetter("spec"), attrgetter("buffer")
-
-
-class Mode(threading.local):
-    """How ops behave in this thread: `grad` says whether they are recorded for differentiation."""
-
-    grad = True
-
-
-mode = Mode()
-
-
-class Node:
-    """One application of an op. Autograd walks these, and they are what a graph consists of.
-
-    `buffers` are the inputs' buffers as they were, so that a weight that is assigned between forward and backward does not
-    change a gradient. `outputs` keeps the buffers of an op that returns several tensors. `order` grows with time: inputs
-    come before what is made of them. A backward pass that is through with a node sets `inputs` to None.
-    """
-
-    __slots__ = ("attrs", "buffers", "inputs", "op", "order", "outputs", "spec")
-
-    def __init__(
-        self, op: Op[..., Any], inputs: tuple[Tensor, ...], buffers: tuple[Any, ...], attrs: Mapping[str, Any], spec: Any
-    ) -> None:
-        self.op, self.attrs, self.spec = op, attrs, spec
-        self.inputs: tuple[Tensor, ...] | None = inputs
-        self.buffers: tuple[Any, ...] | None = buffers
-        self.outputs: tuple[Any, ...] | None = None
-        self.order = next(history.count)
 
 
 class Op(Generic[P, R]):

@@ -26,8 +26,8 @@ from needle_core import tree
 from needle_core.autograd import no_grad
 from needle_core.clipping import clip_grad_norm, clip_grad_value
 from needle_core.errors import ArgumentError, DeviceError, DtypeError, NeedleError, ShapeError, StateError
-from needle_core.op import mode
 from needle_core.ops import add, astype
+from needle_core.record import mode
 from needle_core.schedules import Constant, CosineDecay, Schedule, StepDecay, Warmup, require_within
 from needle_core.spec import DType, Spec, float32, float64
 from needle_core.tensor import Number, Tensor
@@ -112,9 +112,8 @@ class Optimizer(ABC):
             changes = [(self._count, step)]
             for group in self.groups:
                 changes += self._changes(group, step)
-            values = [_like(old, new) for old, new in changes]
-            for (old, _), value in zip(changes, values, strict=True):
-                old.data = value
+            for old, new in [(old, _like(old, new)) for old, new in changes]:
+                old.data = new
         except NeedleError as error:
             raise error.located(type(self).__name__, {}) from error.__cause__
         finally:
@@ -141,7 +140,7 @@ class Optimizer(ABC):
                 value, after = self.update(astype(p, dtype=dtype), astype(g, dtype=dtype), state, hyper)
                 value = astype(value, dtype=stored)
             yield p, value
-            if after.keys() != state.keys():
+            if after is not state and after.keys() != state.keys():
                 details = {"init": ", ".join(state) or "nothing", "update": ", ".join(after) or "nothing"}
                 raise StateError("update gives a state with other entries than init", details=details)
             for name, old in state.items():

@@ -12,9 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from needle_core.errors import DtypeError, brief
+from needle_core.errors import DtypeError
 
 if TYPE_CHECKING:
     from needle_core.backend import Backend
@@ -107,15 +106,6 @@ def promote(*operands: DType | type) -> DType:
     if result is None:
         raise DtypeError("nothing to promote")
     return result
-
-
-def zero_dimensional(number: bool | float, dtype: DType) -> npt.NDArray[Any]:
-    """The NumPy array, without axes, of a Python number in `dtype`. Raises DtypeError if an integer is out of range."""
-    try:
-        with np.errstate(over="ignore"):  # beyond the largest number of a floating dtype is infinity
-            return np.array(float(number) if dtype.is_floating else number, dtype.numpy)
-    except OverflowError:
-        raise DtypeError(f"{brief(number)} is out of the range of {dtype}") from None
 
 
 class Device:

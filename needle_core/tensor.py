@@ -6,7 +6,6 @@ which buffer a tensor has: assigning `w.data` puts a new value in the old one's 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -15,25 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
+from needle_core.array import as_array, check_dtype, zero_dimensional
 from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError, brief
-from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, dtype, float32, promote, zero_dimensional
+from needle_core.record import history
+from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, promote
 
 if TYPE_CHECKING:
-    from needle_core.op import Node
+    from needle_core.record import Node
 
 Number: TypeAlias = bool | int | float
 Operand: TypeAlias = "Tensor | Number | npt.NDArray[Any] | Sequence[Any]"
 Axes: TypeAlias = int | Sequence[int] | None
-
-
-class History:
-    """The order of events: `count` gives nodes their places in it, `assigned` is that of the last assignment to a `data`."""
-
-    count = itertools.count(1)
-    assigned = 0
-
-
-history = History()
 
 
 class Tensor:
@@ -70,7 +61,7 @@ class Tensor:
             source = source if dtype is None else source.astype(dtype)
             self.spec, self.buffer = source.spec, source.buffer
         else:
-            array = _array(data, dtype)
+            array = as_array(data, dtype)
             self.spec = Spec.of(array.shape, DTYPES[array.dtype.name], where)
             self.buffer = where.backend.from_numpy(array, where)
         self.node, self.index, self.grad, self.tracked = None, 0, None, False
@@ -431,7 +422,7 @@ def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor
     if not hasattr(source, "__dlpack__"):
         raise ArgumentError(f"from_dlpack: {brief(source)} has no __dlpack__")
     array = np.from_dlpack(source)
-    _check_dtype(array)
+    check_dtype(array)
     return tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where))
 
 
@@ -447,51 +438,6 @@ def _operand(self: Tensor, other: Any) -> Any:
 
 
 _MEET = {(d, kind): promote(d, kind) for d in DTYPES.values() for kind in DEFAULT}
-
-
-def _array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
-    """A new array with the values of `data`: NumPy's dtypes are kept, Python's numbers are weak beside them."""
-    if like is not None:
-        wanted = dtype(like)
-    elif hasattr(data, "__array__"):
-        array = np.asarray(data)
-        _check_dtype(array)
-        return np.array(array, DTYPES[array.dtype.name].numpy, order="C")
-    else:
-        wanted = promote(*_dtypes_in([data]) or [float32])
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):  # as `astype`: beyond the largest number is infinity
-            return np.array(data, wanted.numpy, order="C")
-    except OverflowError as error:
-        raise DtypeError(f"a value is out of the range of {wanted}") from error
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"no tensor can be made of {brief(data)}: {error}") from None
-
-
-def _dtypes_in(data: Sequence[Any]) -> set[DType | type]:
-    """The dtypes of the arrays and the types of the Python numbers in nested lists."""
-    found: set[DType | type] = set()
-    for kind in set(map(type, data)):
-        if kind in DEFAULT:
-            found.add(kind)
-            continue
-        for part in data:
-            if type(part) is not kind:
-                continue
-            if isinstance(part, Sequence) and not isinstance(part, str | bytes):
-                found |= _dtypes_in(part)
-            elif isinstance(part, Tensor):
-                found.add(part.dtype)
-            elif isinstance(part, np.ndarray | np.generic):
-                found.add(dtype(part.dtype.name))
-            else:
-                raise ArgumentError(f"no tensor can be made of {brief(part)}")
-    return found
-
-
-def _check_dtype(array: npt.NDArray[Any]) -> None:
-    if array.dtype.name not in DTYPES:
-        raise DtypeError(f"no dtype {array.dtype}", details={"dtypes": ", ".join(DTYPES)}, hint="convert it, or give dtype=")
 
 
 def _spread(args: tuple[Any, ...]) -> Any:

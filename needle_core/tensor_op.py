@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
-from needle_core.op import Node, Op, mode, operands
+from needle_core.op import Op, operands
+from needle_core.record import Node, mode
 from needle_core.tensor import Tensor
 
 

@@ -1,0 +1,51 @@
+"""What is recorded of a computation: nodes, whether this thread makes them, and the order of events."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from needle_core.op import Op
+    from needle_core.tensor import Tensor
+
+
+class History:
+    """The order of events: `count` gives nodes their places in it, `assigned` is that of the last assignment to a `data`."""
+
+    count = itertools.count(1)
+    assigned = 0
+
+
+history = History()
+
+
+class Mode(threading.local):
+    """How ops behave in this thread: `grad` says whether they are recorded for differentiation."""
+
+    grad = True
+
+
+mode = Mode()
+
+
+class Node:
+    """One application of an op. Autograd walks these, and they are what a graph consists of.
+
+    `buffers` are the inputs' buffers as they were, so that a weight that is assigned between forward and backward does not
+    change a gradient. `outputs` keeps the buffers of an op that returns several tensors. `order` grows with time: inputs
+    come before what is made of them. A backward pass that is through with a node sets `inputs` to None.
+    """
+
+    __slots__ = ("attrs", "buffers", "inputs", "op", "order", "outputs", "spec")
+
+    def __init__(
+        self, op: Op[..., Any], inputs: tuple[Tensor, ...], buffers: tuple[Any, ...], attrs: Mapping[str, Any], spec: Any
+    ) -> None:
+        self.op, self.attrs, self.spec = op, attrs, spec
+        self.inputs: tuple[Tensor, ...] | None = inputs
+        self.buffers: tuple[Any, ...] | None = buffers
+        self.outputs: tuple[Any, ...] | None = None
+        self.order = next(history.count)
