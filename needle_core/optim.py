@@ -108,10 +108,10 @@ class Optimizer(ABC):
         """
         recording, mode.grad = mode.grad, False
         try:
-            step = add(self._count, self._one)
+            step = add.of_two(self._count, self._one)
             changes = [(self._count, step)]
             for group in self.groups:
-                changes += self._changes(group, step)
+                self._advance(group, step, changes)
             for old, new in [(old, _like(old, new)) for old, new in changes]:
                 old.data = new
         except NeedleError as error:
@@ -119,8 +119,8 @@ class Optimizer(ABC):
         finally:
             mode.grad = recording
 
-    def _changes(self, group: Group, step: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of a tensor and what is to take its place, for the parameters of a group and their states."""
+    def _advance(self, group: Group, step: Tensor, changes: list[tuple[Tensor, Tensor]]) -> None:
+        """Add pairs of a tensor and what is to take its place, for the parameters of a group and their states."""
         hypers: dict[DType, Hyper] = {}
         for p, state in zip(group.params, group.states, strict=True):
             g = p.grad
@@ -131,20 +131,18 @@ class Optimizer(ABC):
                 raise kind("a gradient is not like its parameter", details={"parameter": p.spec, "gradient": g.spec})
             stored = p.spec.dtype
             dtype = _wide(stored)
-            hyper = hypers.get(dtype)
-            if hyper is None:
-                hyper = hypers[dtype] = self._hyper(group, step, dtype)
+            hyper = hypers.get(dtype) or hypers.setdefault(dtype, self._hyper(group, step, dtype))
             if dtype is stored:
                 value, after = self.update(p, g, state, hyper)
             else:
                 value, after = self.update(astype(p, dtype=dtype), astype(g, dtype=dtype), state, hyper)
                 value = astype(value, dtype=stored)
-            yield p, value
-            if after is not state and after.keys() != state.keys():
-                details = {"init": ", ".join(state) or "nothing", "update": ", ".join(after) or "nothing"}
-                raise StateError("update gives a state with other entries than init", details=details)
-            for name, old in state.items():
-                yield old, after[name]
+            changes.append((p, value))
+            if after is not state:
+                if after.keys() != state.keys():
+                    details = {"init": ", ".join(state) or "nothing", "update": ", ".join(after) or "nothing"}
+                    raise StateError("update gives a state with other entries than init", details=details)
+                changes += [(old, after[name]) for name, old in state.items()]
 
     def _hyper(self, group: Group, step: Tensor, dtype: DType) -> Hyper:
         """What `update` gets as `hyper` for parameters that are computed in `dtype`."""
