@@ -21,6 +21,10 @@ READY := .venv/.ready
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# One thread for the linear algebra: matrices are small here, and OpenBLAS's threads wait by spinning. Beside another busy process
+# the demo took 212 s with two threads, 6 s with one.
+demo test: export OPENBLAS_NUM_THREADS ?= 1
+
 demo: $(READY)  ## train a network on handwritten digits
 	.venv/bin/needle train $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 

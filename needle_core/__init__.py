@@ -43,7 +43,20 @@ __all__ = [
 __all__ += ops.__all__
 
 
+# What users of NumPy and PyTorch look for, and where it is.
+_CALLED_ELSEWHERE = {
+    "array": "Tensor", "asarray": "Tensor", "cat": "concat", "concatenate": "concat", "transpose": "permute_dims",
+    "norm": "vector_norm", "power": "pow", "cumulative_sum": "cumsum", "cumulative_prod": "cumprod", "dot": "matmul",
+    "rand": "init.rand", "randn": "init.randn", "from_numpy": "Tensor", "float": "float32", "bool": "bool_",
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
     if name in ("checkpoint", "data"):
         return import_module(f"needle_core.{name}")
-    raise AttributeError(f"module 'needle_core' has no attribute {name!r}")
+    hint = f"; it is called ndl.{_CALLED_ELSEWHERE[name]}" if name in _CALLED_ELSEWHERE else ""
+    raise AttributeError(f"module 'needle_core' has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    return __all__

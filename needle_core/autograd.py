@@ -7,43 +7,58 @@ along several paths, and names the op when something goes wrong. Rules are writt
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.record import Node, history, mode
+from needle_core.record import Node, mode, order
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor, constant, tensor_of
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _order_of = attrgetter("order")
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class _Recording:
+    """Whether ops are recorded in a block or a function, in this thread."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __call__(self, function: F) -> F:
+        if inspect.isgeneratorfunction(function):
+            name = function.__name__
+            raise ArgumentError(f"{name} is a generator, whose body does not run when it is called", hint="use `with` in it")
+
+        @wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with _Recording(self.value):
+                return function(*args, **kwargs)
+
+        return called  # type: ignore[return-value]
+
+    def __enter__(self) -> None:
+        self.before, mode.grad = mode.grad, self.value
+
+    def __exit__(self, *exception: object) -> None:
+        mode.grad = self.before
+
+
+def no_grad() -> _Recording:
     """Ops inside are not recorded: `with ndl.no_grad():`, or as a decorator `@ndl.no_grad()`. Per thread."""
-    with _recording(False):
-        yield
+    return _Recording(False)
 
 
-@contextmanager
-def enable_grad() -> Iterator[None]:
+def enable_grad() -> _Recording:
     """Ops inside are recorded, also within `no_grad`."""
-    with _recording(True):
-        yield
-
-
-@contextmanager
-def _recording(value: bool) -> Iterator[None]:
-    before, mode.grad = mode.grad, value
-    try:
-        yield
-    finally:
-        mode.grad = before
+    return _Recording(True)
 
 
 def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
@@ -69,6 +84,10 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
     before, mode.grad = mode.grad, False
     try:
         for leaf, g in _pull([y], [gradient], None, 0, retain_graph=retain_graph):
+            if leaf.grad is not None and leaf.grad.spec is not leaf.spec:
+                raise GradientError(
+                    "backward: a leaf has a gradient that is not like it", details={"leaf": leaf.spec, "grad": leaf.grad.spec}
+                )
             leaf.grad = g.detach() if leaf.grad is None else leaf.grad + g
     finally:
         mode.grad = before
@@ -80,7 +99,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
     `args` and the value are trees of tensors; leaves that are not floating tensors get the gradient None. The pullback can be
     called several times, and what it returns differentiates again.
     """
-    start = next(history.count)  # nodes made before have nothing to do with the targets
+    start = next(order)  # nodes made before have nothing to do with the targets
     leaves, structure = tree.flatten(args)
     targets = [_alias(x) if isinstance(x, Tensor) and x.spec.dtype.is_floating else None for x in leaves]
     with enable_grad():
@@ -101,7 +120,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
             if not isinstance(g, Tensor) or g.spec is not y.spec:
                 g = g.spec if isinstance(g, Tensor) else brief(g)
                 raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g})
-        with _recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
+        with _Recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
             found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, start, retain_graph=True)}
         result: tuple[Any, ...] = tree.unflatten(
             structure, [None if t is None else found[id(t)] if id(t) in found else ndl.ops.zeros_like(t) for t in targets]
@@ -160,7 +179,7 @@ def pull_through(
     body: Callable[..., Any], g: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
 ) -> list[Tensor | None]:
     """The gradients of a composite that has no rule of its own: run its body again, recorded, and pull `g` through it."""
-    start = next(history.count)
+    start = next(order)
     targets = [_alias(x) if n else x.detach() for x, n in zip(inputs, needed, strict=True)]
     with enable_grad():
         value = body(*targets, **attrs)
@@ -195,19 +214,24 @@ def _pull(
     Nodes of an order below `start` are left alone: none of them leads to a target.
     """
     made_by = _reachable(outputs, start)
-    order = sorted(made_by, key=_order_of, reverse=True)
+    nodes = sorted(made_by, key=_order_of, reverse=True)
     ends = set() if targets is None else set(map(_place, targets))
-    live = None if targets is None else ends | _leading_to(ends, order)
+    live = None if targets is None else ends | _leading_to(ends, nodes)
     arrived: dict[Any, Any] = {}  # place -> gradient so far
-    for y, g in zip(outputs, cotangents, strict=True):
-        _arrive(arrived, y, g)
-    for node in order:
-        y = made_by[node]
+    for t, g in zip(outputs, cotangents, strict=True):
+        _arrive(arrived, t, g)
+    for node in nodes:
         g = _collect(arrived, node, ends) if ends or node.outputs is not None else arrived.pop(node, None)
         if g is None or (live is not None and node not in live):
             continue
         inputs: tuple[Tensor, ...] = node.inputs  # type: ignore[assignment]  # _reachable has checked
-        values = inputs if node.order > history.assigned else _as_they_were(node, inputs)
+        buffers: tuple[Any, ...] = node.buffers  # type: ignore[assignment]
+        values = inputs
+        for t, buffer in zip(inputs, buffers, strict=True):
+            if t.buffer is not buffer:  # assigned since the node was made: the gradient is that of then
+                values = tuple(map(_as_it_was, inputs, buffers))
+                break
+        y: Any = made_by[node] if node.outputs is None else tuple(_output(node, i) for i in range(len(node.outputs)))
         op, attrs = node.op, node.attrs
         try:
             if op.rules is not None:
@@ -276,36 +300,32 @@ def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
     return found
 
 
-def _leading_to(ends: set[Any], order: Sequence[Node]) -> set[Any]:
+def _leading_to(ends: set[Any], nodes: Sequence[Node]) -> set[Any]:
     """The nodes through which a gradient must pass on its way to one of `ends`."""
     leading: set[Any] = set()
-    for node in reversed(order):
+    for node in reversed(nodes):
         if any(_place(t) in ends or t.node in leading for t in node.inputs or ()):
             leading.add(node)
     return leading
 
 
-def _joint(node: Node, g: Any, y: Tensor, values: tuple[Tensor, ...], needed: list[bool]) -> Sequence[Any]:
+def _joint(node: Node, g: Any, y: Any, values: tuple[Tensor, ...], needed: list[bool]) -> Sequence[Any]:
     """What a rule that is one for all inputs gives for them."""
-    output = y if node.outputs is None else tuple(_output(node, i) for i in range(len(node.outputs)))
-    gradients = node.op.pullback(g, output, values, node.attrs, needed)
+    gradients = node.op.pullback(g, y, values, node.attrs, needed)
     if not isinstance(gradients, tuple | list) or len(gradients) != len(values):
         given = f"{len(gradients)} gradients" if isinstance(gradients, tuple | list) else brief(gradients)
         raise GradientError(f"the rule returned {given} for {len(values)} inputs")
     return gradients
 
 
-def _as_they_were(node: Node, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs with the values that they had when the node was made, for the gradient is that of then."""
-    values = []
-    for t, buffer in zip(inputs, node.buffers or (), strict=True):
-        then = t
-        if t.buffer is not buffer:
-            then = tensor_of(t.spec, buffer)
-            if t.tracked:  # gradients of gradients still lead to the tensor itself
-                then.node, then.tracked = Node(ndl.ops.positive, (t,), (buffer,), {}, t.spec), True
-        values.append(then)
-    return tuple(values)
+def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
+    """`t` with the value that it had when its buffer was `buffer`."""
+    if t.buffer is buffer:
+        return t
+    then = tensor_of(t.spec, buffer)
+    if t.tracked:  # gradients of gradients still lead to the tensor itself
+        then.node, then.tracked = Node(ndl.ops.positive, (t,), (buffer,), {}, t.spec), True
+    return then
 
 
 def _output(node: Node, index: int) -> Tensor:

@@ -50,6 +50,14 @@ class Backend(ABC):
     def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
         """A buffer whose values are not yet set."""
 
+    def describe(self, buffer: Buffer) -> tuple[tuple[int, ...], str]:
+        """The shape of `buffer` and the name of its dtype, by which the first result of a kernel is checked.
+
+        A backend whose buffers can tell without a copy to the host should say so here.
+        """
+        array = self.to_numpy(buffer)
+        return array.shape, array.dtype.name
+
     def bind(
         self, kernel: Kernel, attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
     ) -> Callable[..., Buffer]:
@@ -164,6 +172,9 @@ def default_device_reason() -> tuple[str, str]:
     if _chosen and _default is not None:
         return _default.name, "set_default_device chose it"
     if name := os.environ.get("NEEDLE_DEVICE"):
+        if registry.find("backends", name.partition(":")[0]) is None:
+            known = ", ".join(registry.names("backends")) or "none"
+            raise DeviceError(f"NEEDLE_DEVICE is {name!r}, but no backend is called so", details={"installed": known})
         return name, "NEEDLE_DEVICE says so"
     hosts: list[type[Backend]] = []
     for name in registry.names("backends"):

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from needle_core.array import zero_dimensional
+from needle_core.convert import zero_dimensional
 from needle_core.errors import ArgumentError, DtypeError, ShapeError, brief
 from needle_core.op import Door
 from needle_core.spec import DEFAULT, DType, Spec, bool_, float32, int64, promote

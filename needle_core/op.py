@@ -82,7 +82,7 @@ class Op(Generic[P, R]):
         return inspect.signature(self.__wrapped__)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}>"
+        return f"<{'primitive' if self.is_primitive else 'composite'} {self.name}{self._written()}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         return find_op, (self.name,)
@@ -137,17 +137,33 @@ class Op(Generic[P, R]):
             if any(a.__class__ in DEFAULT for a in args) and all(isinstance(a, Tensor) or a.__class__ in DEFAULT for a in args):
                 self._weak[kinds] = [s.dtype for s in specs]
             self._runs[_key(specs, attrs)] = run
-        return run(*tensors)
+        result = run(*tensors)
+        for y in result if isinstance(result, tuple) else (result,):
+            self._check_result(y)
+        return result
+
+    def _check_result(self, y: Tensor) -> None:
+        """Refuse what a kernel returned if it is not what the door said; done for the first call of a combination."""
+        try:
+            shape, dtype = y.spec.device.backend.describe(y.buffer)
+        except Exception as cause:
+            raise KernelError(f"{self.name}: the kernel returned {brief(y.buffer)}", details={"expected": y.spec}) from cause
+        if shape != y.spec.shape or dtype != y.spec.dtype:
+            raise KernelError(f"{self.name}: the kernel returned {dtype}{list(shape)}", details={"expected": y.spec})
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
-        self._check_count(args, f"attributes are keywords: {self.name}{self.__signature()}" if args else None)
         parameters = self.signature.parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        hint = f"attributes are keywords: {self.name}{self._written()}" if known else None
+        self._check_count(args, hint if len(args) > len(self.operands) else None)
+        lists = [a for a in args if isinstance(a, list | tuple) and any(isinstance(x, Tensor) for x in a)]
+        if lists and len(args) > 1 and self.operands[-1].startswith("*"):
+            raise ArgumentError("a list of tensors stands alone, or the tensors without a list", hint=hint)
         if unknown := [name for name in attrs if name not in known]:
             raise ArgumentError(f"has no attribute {unknown[0]!r}", details={"attributes": ", ".join(known) or "none"})
         required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         if missing := [name for name in required if name not in attrs]:
-            raise ArgumentError(f"needs the attribute {missing[0]!r}", hint=f"{self.name}{self.__signature()}")
+            raise ArgumentError(f"needs the attribute {missing[0]!r}", hint=f"{self.name}{self._written()}")
 
     def _check_count(self, args: tuple[Any, ...], hint: str | None = None) -> None:
         variadic = bool(self.operands) and self.operands[-1].startswith("*")
@@ -157,7 +173,7 @@ class Op(Generic[P, R]):
             number = f"{'at least ' if variadic else ''}{least or 'no'} tensor{'s' * (least != 1)}"
             raise ArgumentError(f"takes {number}{named}, got {len(args)}", hint=hint)
 
-    def __signature(self) -> str:
+    def _written(self) -> str:
         bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
         return str(self.signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
@@ -204,7 +220,7 @@ class Op(Generic[P, R]):
             )
         body = self.body
         if self.rules is None and self.joint is None:
-            return lambda *args: body(*args, **canonical)
+            return lambda *args: _own(body(*args, **canonical), args)
         return self._launch_body(body, spec, canonical)
 
     # -- what runs ------------------------------------------------------------------------------------------------------
@@ -244,7 +260,7 @@ class Op(Generic[P, R]):
 
         def run(*args: Tensor) -> Any:
             if not (mode.grad and any(a.tracked for a in args)):
-                return body(*args, **attrs)
+                return _own(body(*args, **attrs), args)
             buffers = (*map(_buffer_of, args),)
             mode.grad = False
             try:
@@ -368,6 +384,13 @@ def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
         KERNELS[name, backend] = kernel
         if name in OPS:
             OPS[name].forget()
+
+
+def _own(result: Any, args: tuple[Tensor, ...]) -> Any:
+    """What a body returned, as tensors of its own: an operand that came back would take part in what becomes of the result."""
+    if isinstance(result, tuple):
+        return tuple(_own(y, args) for y in result)
+    return OPS["positive"](result) if any(result is a for a in args) else result
 
 
 def operands(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -91,7 +91,8 @@ def default_generator(device: DeviceLike | None = None) -> Generator:
     """
     where = default_device() if device is None else find_device(device)
     if where not in _generators:
-        _generators[where] = Generator(_seed, device=where)
+        _generators[where] = Generator(0, device=where)
+        _generators[where].state.data = _default_state()
     return _generators[where]
 
 
@@ -100,7 +101,13 @@ def manual_seed(seed: int) -> None:
     global _seed
     _seed = _checked(seed)
     for generator in _generators.values():
-        generator.seed(seed)
+        generator.state.data = _default_state()
+
+
+def _default_state() -> list[int]:
+    """The state at which default generators start: its key, below zero, is that of no other, so that data drawn from
+    `Generator(seed)` are independent of weights drawn with the same seed."""
+    return [~_seed, 0]
 
 
 def _checked(seed: Any) -> int:

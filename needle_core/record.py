@@ -12,14 +12,8 @@ if TYPE_CHECKING:
     from needle_core.tensor import Tensor
 
 
-class History:
-    """The order of events: `count` gives nodes their places in it, `assigned` is that of the last assignment to a `data`."""
-
-    count = itertools.count(1)
-    assigned = 0
-
-
-history = History()
+order = itertools.count(1)
+"""Gives nodes their places in time."""
 
 
 class Mode(threading.local):
@@ -48,4 +42,4 @@ class Node:
         self.inputs: tuple[Tensor, ...] | None = inputs
         self.buffers: tuple[Any, ...] | None = buffers
         self.outputs: tuple[Any, ...] | None = None
-        self.order = next(history.count)
+        self.order = next(order)

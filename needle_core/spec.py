@@ -6,35 +6,44 @@ Dtypes and Specs are interned: there is one object for each, so equality is iden
 from __future__ import annotations
 
 import math
+import operator
+import threading
 import weakref
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 
-from needle_core.errors import DtypeError
+from needle_core.errors import DtypeError, ShapeError, brief
 
 if TYPE_CHECKING:
     from needle_core.backend import Backend
 
 
-class DType:
-    """A number format: `name` as in NumPy, `kind` one of "bool", "uint", "int", "float", `itemsize` in bytes."""
+class DType(str):
+    """A number format: a string, its name as in NumPy, of a `kind` ("bool", "uint", "int", "float"), `itemsize` in bytes."""
 
-    __slots__ = ("__dict__", "itemsize", "kind", "name")
+    kind: str
+    itemsize: int
 
-    def __init__(self, name: str, kind: str, itemsize: int) -> None:
-        self.name, self.kind, self.itemsize = name, kind, itemsize
+    def __new__(cls, name: str, kind: str, itemsize: int) -> Self:
+        self = super().__new__(cls, name)
+        self.kind, self.itemsize = kind, itemsize
+        return self
+
+    @property
+    def name(self) -> str:
+        return str(self)
 
     @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype of the same format; bfloat16 comes from ml_dtypes, imported when first wanted."""
-        if self.name == "bfloat16":
+        if self == "bfloat16":
             import ml_dtypes
 
             return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
-        return np.dtype(self.name)
+        return np.dtype(str(self))
 
     @property
     def is_floating(self) -> bool:
@@ -44,11 +53,22 @@ class DType:
     def is_integer(self) -> bool:
         return self.kind in ("int", "uint")
 
+    def __eq__(self, other: object) -> bool:
+        """Equal to its name, and to what NumPy and Python call it."""
+        if isinstance(other, str):
+            return str.__eq__(self, other)
+        try:
+            return isinstance(other, type | np.dtype) and dtype(other) is self
+        except DtypeError:
+            return False
+
+    __hash__ = str.__hash__
+
     def __repr__(self) -> str:
-        return self.name
+        return str(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dtype, (self.name,)
+        return dtype, (str(self),)
 
 
 bool_: Final = DType("bool", "bool", 1)
@@ -109,13 +129,22 @@ def promote(*operands: DType | type) -> DType:
 
 
 class Device:
-    """Where buffers live and kernels run: `name` is "numpy" or "cuda:0", `backend` the opened backend that made it."""
+    """Where buffers live and kernels run: `name` is "numpy" or "cuda:0", `backend` the opened backend that made it.
+
+    It compares equal to its name.
+    """
 
     __slots__ = ("backend", "constants", "name")
 
     def __init__(self, name: str, backend: Backend) -> None:
         self.name, self.backend = name, backend
         self.constants: dict[Any, Any] = {}  # Python numbers that met tensors here, as 0-d tensors
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, str) and other == self.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def __repr__(self) -> str:
         return f"device({self.name!r})"
@@ -131,6 +160,8 @@ class Device:
 
 _specs: weakref.WeakValueDictionary[tuple[tuple[int, ...], DType, Device], Spec] = weakref.WeakValueDictionary()
 
+_making = threading.Lock()
+
 
 class Spec:
     """Shape, dtype and device of a tensor; one object for each, made by `Spec.of`. Prints `float32[32, 784] on cpp`."""
@@ -143,13 +174,26 @@ class Spec:
 
     @staticmethod
     def of(shape: Iterable[int], dtype: DType, device: Device) -> Spec:
-        key = (tuple(shape), dtype, device)
-        spec = _specs.get(key)
-        if spec is None:
-            spec = Spec()
-            spec.shape, spec.dtype, spec.device = key
-            spec = _specs.setdefault(key, spec)  # another thread may have been first
-        return spec
+        sizes = tuple(shape)
+        spec = _specs.get((sizes, dtype, device))
+        return Spec._make(sizes, dtype, device) if spec is None else spec
+
+    @staticmethod
+    def _make(shape: tuple[Any, ...], dtype: DType, device: Device) -> Spec:
+        """The Spec of a shape that was not known before, which must consist of ints: 3.0 and True are equal keys."""
+        try:
+            sizes = tuple(map(operator.index, shape))
+        except TypeError:
+            raise ShapeError(f"a shape consists of integers, not {brief(shape)}") from None
+        if any(n < 0 for n in sizes):
+            raise ShapeError(f"shape {sizes} has a negative size")
+        with _making:  # another thread may have been first
+            spec = _specs.get((sizes, dtype, device))
+            if spec is None:
+                spec = Spec()
+                spec.shape, spec.dtype, spec.device = sizes, dtype, device
+                _specs[sizes, dtype, device] = spec
+            return spec
 
     def like(self, *, shape: Iterable[int] | None = None, dtype: DType | None = None) -> Spec:
         """The same device, with another shape or dtype."""

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
-from needle_core.array import as_array, check_dtype, zero_dimensional
+from needle_core.convert import as_array, check_dtype, dtypes_in, zero_dimensional
 from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError, brief
-from needle_core.record import history
 from needle_core.spec import DEFAULT, DTYPES, Device, DType, DTypeLike, Spec, promote
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class Tensor:
 
     __slots__ = ("__weakref__", "buffer", "grad", "index", "node", "spec", "tracked")
     __array_ufunc__ = None  # ndarray + Tensor is Tensor.__radd__
-    __array_priority__ = 1000
 
     spec: Spec
     buffer: Any
@@ -136,14 +134,20 @@ class Tensor:
 
     @data.setter
     def data(self, value: Any) -> None:
-        new = value if isinstance(value, Tensor) else Tensor(value, dtype=self.spec.dtype, device=self.spec.device)
+        new = value if isinstance(value, Tensor) else self._take(value)
         if new.spec is not self.spec:
             kind = ShapeError if new.shape != self.shape else DtypeError if new.dtype is not self.dtype else DeviceError
             raise kind("data: the new value does not fit in the place of the old", details={"old": self.spec, "new": new.spec})
         if self.node is not None:
             raise GradientError("data: the result of an op takes no new value", hint="x.detach() is free of the graph")
         self.buffer = new.buffer
-        history.assigned = next(history.count)
+
+    def _take(self, value: Any) -> Tensor:
+        """A tensor of numbers or arrays that are to be this one's value: floats may be rounded, but not cut to integers."""
+        d = self.spec.dtype
+        if not d.is_floating and promote(d, *dtypes_in([value])) is not d:
+            raise DtypeError(f"data: {brief(value)} is not for {d}", details={"tensor": self.spec})
+        return Tensor(value, dtype=d, device=self.spec.device)
 
     def detach(self) -> Tensor:
         """The same value, sharing its buffer, outside of any graph."""
@@ -163,8 +167,12 @@ class Tensor:
             return array.astype(dtype)
         return array.copy() if copy else array
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._host().__dlpack__(**options)
+    def __dlpack__(self, *, max_version: tuple[int, int] | None = None, **options: Any) -> Any:
+        """The values for another library: its view is read-only, or a copy if it is too old for read-only ones (DLPack 1.0)."""
+        array = self._host()
+        if max_version is None or max_version < (1, 0):
+            return array.copy().__dlpack__(**options)
+        return array.__dlpack__(max_version=max_version, **options)
 
     def __dlpack_device__(self) -> tuple[Any, Any]:
         return self._host().__dlpack_device__()
@@ -172,9 +180,7 @@ class Tensor:
     def _host(self) -> npt.NDArray[Any]:
         if not self.spec.device.backend.host:
             raise DeviceError(f"no DLPack view of a tensor on {self.spec.device}", details={"tensor": self.spec})
-        array = self.spec.device.backend.to_numpy(self.buffer)
-        lent = array.flags.writeable and (0 not in array.strides or array.size < 2)
-        return array if lent else array.copy()  # a constant, or elements that share their memory, could be written
+        return self.numpy()
 
     def item(self) -> Number:
         """The only element, as a Python number."""
@@ -260,7 +266,8 @@ class Tensor:
         return ndl.ops.remainder(other, self)
 
     def __pow__(self, other: Operand) -> Tensor:
-        return ndl.ops.square(self) if type(other) in (int, float) and other == 2 else ndl.ops.pow(self, other)
+        squared = type(other) is int or (type(other) is float and self.spec.dtype.is_floating)
+        return ndl.ops.square(self) if squared and other == 2 else ndl.ops.pow(self, other)
 
     def __rpow__(self, other: Operand) -> Tensor:
         return ndl.ops.pow(other, self)
@@ -299,16 +306,28 @@ class Tensor:
         return ndl.ops.greater_equal(self, other)
 
     def __and__(self, other: Operand) -> Tensor:
-        return ndl.ops.logical_and(self, other)
+        return ndl.ops.logical_and(*_bools("&", "logical_and", self, other))
 
     def __or__(self, other: Operand) -> Tensor:
-        return ndl.ops.logical_or(self, other)
+        return ndl.ops.logical_or(*_bools("|", "logical_or", self, other))
 
     def __xor__(self, other: Operand) -> Tensor:
-        return ndl.ops.logical_xor(self, other)
+        return ndl.ops.logical_xor(*_bools("^", "logical_xor", self, other))
 
     def __invert__(self) -> Tensor:
-        return ndl.ops.logical_not(self)
+        return ndl.ops.logical_not(*_bools("~", "logical_not", self))
+
+    def __iadd__(self, other: Operand) -> Tensor:  # noqa: PYI034  # a new one
+        return _rebindable(self) + other
+
+    def __isub__(self, other: Operand) -> Tensor:  # noqa: PYI034  # a new one
+        return _rebindable(self) - other
+
+    def __imul__(self, other: Operand) -> Tensor:  # noqa: PYI034  # a new one
+        return _rebindable(self) * other
+
+    def __itruediv__(self, other: Operand) -> Tensor:  # noqa: PYI034  # a new one
+        return _rebindable(self) / other
 
     def __getitem__(self, key: Any) -> Tensor:
         return ndl.ops.getitem(self, key)
@@ -435,6 +454,26 @@ def _operand(self: Tensor, other: Any) -> Any:
     if kind not in DEFAULT:
         return other
     return constant(other, _MEET[self.spec.dtype, kind], self.spec.device)
+
+
+def _bools(sign: str, name: str, *operands: Any) -> tuple[Any, ...]:
+    """The operands of an operator that is for bools alone: of integers, NumPy's would work on bits."""
+    for x in operands:
+        if not (x.dtype.kind == "bool" if isinstance(x, Tensor) else np.asarray(x).dtype == bool):
+            shown = x.spec if isinstance(x, Tensor) else brief(x)
+            raise DtypeError(f"{sign} is for bools", details={"operand": shown}, hint=f"ndl.{name} takes any numbers")
+    return operands
+
+
+def _rebindable(x: Tensor) -> Tensor:
+    """`x`, unless `x += ...`, which makes a new tensor, would leave a leaf as it is, as in a loop over parameters."""
+    if x.tracked and x.node is None:
+        raise GradientError(
+            "+=, -=, *= and /= make a new tensor; the leaf that requires gradients would stay as it is",
+            details={"leaf": x.spec},
+            hint="p.data = p.data - ... gives it a new value",
+        )
+    return x
 
 
 _MEET = {(d, kind): promote(d, kind) for d in DTYPES.values() for kind in DEFAULT}

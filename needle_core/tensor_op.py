@@ -40,6 +40,9 @@ class TensorOp(Op[..., Any]):
     def __init__(self) -> None:
         pass
 
+    def __repr__(self) -> str:
+        return f"<primitive {self.name}>"
+
     def __reduce__(self) -> str | tuple[Any, ...]:
         return object.__reduce__(self)
 

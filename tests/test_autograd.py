@@ -5,8 +5,9 @@ Expected gradients are worked out by hand. Values of ops and their gradients hav
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import needle_core as ndl
 from needle_core import Tensor, composite
 from needle_core.doors import elementwise
-from needle_core.errors import GradientError, MissingGradientError, NeedleError, ShapeError
+from needle_core.errors import ArgumentError, GradientError, MissingGradientError, NeedleError, ShapeError
 from tests.leaves import gradient, leaf
 
 # -- backward -------------------------------------------------------------------------------------------------------------
@@ -311,3 +312,42 @@ def test_threads_differentiate_at_once() -> None:
     for thread in threads:
         thread.join(30)
     assert results == dict.fromkeys(range(4), 50 * 14)
+
+
+def test_list_of_tensors_does_not_lose_their_gradients() -> None:
+    w = Tensor(2.0, requires_grad=True)
+    for lose in (
+        lambda: ndl.sum([w * w, w]),
+        lambda: Tensor([w, w]),
+        lambda: Tensor([w, w], dtype="float64"),
+        lambda: ndl.add(w, [w]),
+    ):
+        with pytest.raises(ArgumentError, match="a list of tensors that require gradients would lose them"):
+            lose()
+    ndl.stack([w * w, w]).sum().backward()
+    assert w.grad is not None
+    assert w.grad.item() == 5
+
+
+@pytest.mark.parametrize("update", [operator.iadd, operator.isub, operator.imul, operator.itruediv])
+def test_leaf_is_not_rebound_by_an_operator_that_seems_to_write(update: Any) -> None:
+    w = Tensor([1.0], requires_grad=True)
+    with pytest.raises(GradientError, match="the leaf that requires gradients would stay as it is"):
+        update(w, 0.5)
+    total = Tensor([1.0])
+    assert update(total, 0.5).item() == update(1.0, 0.5)
+
+
+def test_gradient_of_another_shape_is_not_added_to() -> None:
+    w = Tensor([1.0], requires_grad=True)
+    w.grad = ndl.ones(7)
+    with pytest.raises(GradientError, match="a leaf has a gradient that is not like it"):
+        (w * 2).sum().backward()
+
+
+def test_generator_function_is_not_decorated_in_vain() -> None:
+    def steps() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(ArgumentError, match="steps is a generator, whose body does not run when it is called"):
+        ndl.no_grad()(steps)

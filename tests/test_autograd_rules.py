@@ -208,3 +208,16 @@ def test_outputs_without_a_rule_are_differentiated_through_the_body() -> None:
     values, places = ndl.topk(x, k=2)
     (values * Tensor([10.0, 100.0], dtype=ndl.float64)).sum().backward()
     assert (places.requires_grad, gradient(x)) == (False, [10, 0, 100])
+
+
+def test_rule_of_an_op_with_several_outputs_gets_all_of_them() -> None:
+    @composite(lambda a: ((a, a), {}))
+    def both(a: Tensor) -> tuple[Tensor, Tensor]:
+        return ndl.exp(a), 3 * a
+
+    both.vjp(lambda g, y, a: g[0] * y[0] + 3 * g[1])
+    a = Tensor([1.0, 2.0], dtype="float64", requires_grad=True)
+    first, second = both(a)
+    (first + second).sum().backward()
+    assert a.grad is not None
+    np.testing.assert_allclose(a.grad.numpy(), np.exp([1.0, 2.0]) + 3)

@@ -175,7 +175,7 @@ def needle_register_backends(registrar):
 """
 BARE_KERNELS = """
 def exp(x): return [2.0 ** v for v in x]
-def permute_dims(x, *, axes): return x[::-1] + list(axes)
+def permute_dims(x, *, axes): return x[::-1]
 def _private(x): ...
 """
 
@@ -188,7 +188,7 @@ def test_backend_needs_little_and_its_buffers_may_be_anything(site: Site, monkey
     x = Tensor([1.0, 3.0], device="bare")
     assert x.buffer == [1, 3]
     assert ndl.exp(x).buffer == [2, 8]
-    assert x.T.buffer == [3, 1, 0]
+    assert x.T.buffer == [3, 1]
     assert repr(x) == "Tensor([1., 3.], float32[2] on bare)"
     assert (x.device.backend.memory_stats(x.device), x.device.backend.synchronize(x.device)) == ({}, None)
     with pytest.raises(MissingKernelError, match=r"^sin: backend 'bare' has no kernel for this primitive\n"):
@@ -262,7 +262,7 @@ def test_no_host_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     [
         ("numpy", "numpy ('numpy', 'NEEDLE_DEVICE says so')"),
         ("", "numpy ('numpy', 'the host backend of highest priority (numpy 0)')"),
-        ("tpu", "needle_core.errors.DeviceError: no backend is called 'tpu'\n  installed: numpy"),
+        ("tpu", "needle_core.errors.DeviceError: NEEDLE_DEVICE is 'tpu', but no backend is called so\n  installed: numpy"),
     ],
 )
 def test_environment_chooses_the_default(name: str, expected: str) -> None:
@@ -375,7 +375,7 @@ def test_generators_of_all_devices_draw_the_same_numbers(install: Install, monke
     monkeypatch.setattr(random, "_seed", 0)
     ndl.manual_seed(3)
     here, there = random.default_generator("numpy"), random.default_generator("second")
-    assert here.state.tolist() == there.state.tolist() == [3, 0]
+    assert here.state.tolist() == there.state.tolist() == [~3, 0]
     drawn = there.normal(5)
     assert str(drawn.device) == "second:0"
     assert drawn.tolist() == here.normal(5).tolist()

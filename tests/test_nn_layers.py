@@ -13,7 +13,7 @@ import pytest
 import needle_core as ndl
 from needle_core import nn
 from needle_core.errors import ArgumentError, BoundsError, DtypeError, ShapeError
-from needle_core.random import Generator
+from needle_core.random import Generator, default_generator
 from needle_core.tensor import Tensor
 
 Array = npt.NDArray[np.float64]
@@ -52,7 +52,8 @@ def test_linear_is_affine_in_the_last_axis(shape: tuple[int, ...]) -> None:
 def test_linear_starts_kaiming_uniform_from_the_default_generator() -> None:
     ndl.manual_seed(3)
     layer = nn.Linear(50, 20)
-    source = Generator(3)
+    ndl.manual_seed(3)
+    source = default_generator()
     bound = math.sqrt(6 / 50)
     np.testing.assert_array_equal(layer.weight.numpy(), source.uniform(50, 20, low=-bound, high=bound).numpy())
     bound = math.sqrt(6 / 20)

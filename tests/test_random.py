@@ -145,7 +145,11 @@ def test_manual_seed_starts_default_generators_anew() -> None:
     default_generator().uniform(4)
     ndl.manual_seed(7)
     assert same(default_generator().uniform(4), first)
-    assert same(Generator(7).uniform(4), first)
+
+
+def test_default_generator_is_independent_of_a_generator_with_its_seed() -> None:
+    ndl.manual_seed(7)
+    assert not same(default_generator().uniform(4), Generator(7).uniform(4))
 
 
 @pytest.mark.usefixtures("seeded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 import needle_core as ndl
-from needle_core.errors import DtypeError
+from needle_core import Tensor
+from needle_core.errors import DtypeError, ShapeError
 from needle_core.spec import DTYPES, DType, Spec, dtype
 
 NUMPY = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES}
@@ -167,3 +169,32 @@ def test_spec_stays_one_object_in_copies() -> None:
     spec = Spec.of((2, 3), ndl.float32, DEVICE)
     assert pickle.loads(pickle.dumps(spec)) is spec
     assert copy.deepcopy(spec) is spec
+
+
+@pytest.mark.parametrize("size", [7919.0, np.float64(7919), "7919"])
+def test_shape_of_other_than_integers_does_not_enter_the_table(size: Any) -> None:
+    device = ndl.default_device()
+    with pytest.raises(ShapeError, match="a shape consists of integers"):
+        Spec.of((size,), ndl.float32, device)
+    assert Spec.of((np.int64(7919),), ndl.float32, device).shape == (7919,)
+    assert type(Spec.of((7919,), ndl.float32, device).shape[0]) is int
+
+
+def test_threads_make_one_spec_of_a_shape() -> None:
+    device, interval = ndl.default_device(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            made = [list(pool.map(lambda _, n=n: Spec.of((n, 104_729), ndl.float32, device), range(4))) for n in range(300)]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(spec is specs[0] for specs in made for spec in specs)
+
+
+def test_dtypes_and_devices_equal_their_names() -> None:
+    x = Tensor([1.0])
+    assert x.dtype == "float32" == x.dtype
+    assert x.dtype == np.float32
+    assert x.dtype != np.float64
+    assert np.zeros(1, x.dtype).dtype == np.float32
+    assert x.device == str(x.device)

@@ -274,3 +274,17 @@ def test_method_that_does_not_fit_is_refused(
 def test_to_the_same_device_is_the_tensor_itself() -> None:
     t = Tensor([1.0])
     assert t.to("numpy") is t
+
+
+@pytest.mark.parametrize("sign", [operator.and_, operator.or_, operator.xor])
+def test_bitwise_operators_are_for_bools(sign: Any) -> None:
+    assert sign(Tensor([True, False]), Tensor([True, True])).tolist() == sign(np.array([True, False]), True).tolist()
+    with pytest.raises(DtypeError, match="is for bools"):
+        sign(Tensor([6]), 3)
+    with pytest.raises(DtypeError, match="~ is for bools"):
+        ~Tensor([1])
+
+
+def test_square_has_the_dtype_of_any_power() -> None:
+    assert (Tensor([3]) ** 2.0).dtype is (Tensor([3]) ** 3.0).dtype is ndl.float32
+    assert (Tensor([3]) ** 2).dtype is ndl.int64

@@ -79,6 +79,7 @@ def train(out: Path | None, resume: Path | None, save_every: float, quiet: bool,
     given = {name: value for name, value in options.items() if value is not None}
     if "device" in given:
         given["device"] = ndl.device(given["device"]).name
+    folder: RunFolder | None = None
     try:
         if resume:
             run, folder = RunFolder.resume(resume, given)
@@ -86,13 +87,11 @@ def train(out: Path | None, resume: Path | None, save_every: float, quiet: bool,
             run = Run(Settings.of(given))
             folder = RunFolder.begin(run, out)
         with Screen(Console(quiet=quiet), run) as screen, _CtrlC() as ctrl_c:
-            try:
-                _train(run, folder, screen, ctrl_c, save_every)
-            except KeyboardInterrupt:
-                click.echo(f"stopped; needle train --resume {folder.path} goes on", err=True)
-                raise
+            _train(run, folder, screen, ctrl_c, save_every)
         screen.summary(*_results(run, folder))
     except KeyboardInterrupt:
+        if folder is not None:
+            click.echo(f"stopped; needle train --resume {folder.path} goes on", err=True)
         sys.exit(_INTERRUPTED)
 
 

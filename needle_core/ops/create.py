@@ -9,6 +9,8 @@ import functools
 import math
 from typing import Any, TypeAlias
 
+import numpy as np
+
 import needle_core as ndl  # the default device
 from needle_core.doors import normalize_integer, normalize_shape
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
@@ -96,7 +98,7 @@ def arange(
         raise ArgumentError("arange: the step is zero")
     n = max(0, math.ceil((last - first) / step))
     counted = iota(n=n, device=_where(device))
-    if all(type(v) is int for v in (first, last, step)):
+    if all(isinstance(v, int | np.integer) for v in (first, last, step)):
         ramp = counted if (first, step) == (0, 1) else counted * step + first
         return ramp if dtype is None else ramp.astype(dtype)
     return (counted.astype(float64) * float(step) + float(first)).astype(float32 if dtype is None else dtype)
@@ -159,7 +161,8 @@ def _above(x: Tensor, k: int) -> Tensor:
 def _hot(x: Spec, *, num_classes: int, dtype: DTypeLike = float32) -> tuple[Spec, dict[str, Any]]:
     if not x.dtype.is_integer:
         raise DtypeError(f"classes are integers, not {x.dtype}")
-    return x.like(shape=(*x.shape, num_classes), dtype=to_dtype(dtype)), {"num_classes": num_classes, "dtype": to_dtype(dtype)}
+    n = normalize_integer("num_classes", num_classes)
+    return x.like(shape=(*x.shape, n), dtype=to_dtype(dtype)), {"num_classes": n, "dtype": to_dtype(dtype)}
 
 
 @composite(_hot)
@@ -186,7 +189,8 @@ def random_bits(state: Operand, *, shape: Any) -> Tensor:
 
         word[i] = Philox4x32-10(key = seed, counter = (i // 4, position))[i % 4]
 
-    The key is the seed as (low, high) 32-bit words; the counter is (i // 4 low, i // 4 high, position low, position high).
+    The key is the seed, in two's complement, as (low, high) 32-bit words; the counter is (i // 4 low, i // 4 high,
+    position low, position high).
 
     Shapes:   state (2) = (seed, position) -> `shape`, i counting in row-major order
     Dtypes:   int64 -> int64

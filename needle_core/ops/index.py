@@ -7,16 +7,15 @@ backends that compute on the host.
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from needle_core.doors import along, broadcast_shapes, normalize_axis, promoting, require_integers
+from needle_core.doors import along, broadcast_shapes, normalize_axis, normalize_integer, promoting, require_integers
 from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError, brief
 from needle_core.op import composite, primitive
 from needle_core.ops.create import iota, zeros_like
-from needle_core.ops.elementwise import logical_or, where
+from needle_core.ops.elementwise import logical_or, positive, where
 from needle_core.ops.shape import broadcast_to, flip, permute_dims, reshape, strided_slice
 from needle_core.spec import DType, Spec, int64, promote
 from needle_core.tensor import Operand, Tensor
@@ -137,7 +136,7 @@ def sort(x: Tensor, *, axis: int = -1, descending: bool = False) -> Tensor:
 
 
 def _largest(x: Spec, *, k: int, axis: int = -1, largest: bool = True) -> tuple[tuple[Spec, Spec], Attrs]:
-    i = normalize_axis(axis, x.ndim)
+    i, k = normalize_axis(axis, x.ndim), normalize_integer("k", k)
     if not 0 <= k <= x.shape[i]:
         raise ShapeError(f"k = {k} of {x.shape[i]} elements along axis {i}")
     out = x.like(shape=(*x.shape[:i], k, *x.shape[i + 1 :]))
@@ -161,6 +160,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
     Raises: BoundsError for an index outside of its axis; ArgumentError for a key that is none of these.
     """
+    given = x
     keys = _expand(x, key if isinstance(key, tuple) else (key,))
     start, stop, step, flipped = [], [], [], []
     shape: list[int] = []  # of the result of slicing, with new axes and without axes indexed by an integer
@@ -200,7 +200,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     if arrays:
         together = not any(isinstance(k, int) for k in keys) or _adjacent(keys)
         return _gather(x, arrays, together)
-    return x
+    return positive(x) if x is given else x
 
 
 def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
@@ -241,13 +241,13 @@ def _read(x: Tensor, k: Any) -> Any:
         return k
     if isinstance(k, int | np.integer) and not isinstance(k, bool):
         return int(k)
+    if isinstance(k, np.ndarray) and not k.ndim and k.dtype.kind in "iu":
+        return int(k)
     if not isinstance(k, Tensor | np.ndarray | list | tuple):
         raise ArgumentError(f"{brief(k)} is not an index", details={"x": x.spec})
     if isinstance(k, list | tuple) and not k:
         k = np.array([], dtype=np.int64)
     indices = k if isinstance(k, Tensor) else Tensor(k, device=x.device)
-    if not indices.ndim and indices.dtype.is_integer and x.device.backend.host:
-        return operator.index(indices)
     if not indices.dtype.is_integer and (indices.dtype.kind != "bool" or not indices.ndim):
         raise ArgumentError(f"indices are integers, not {indices.dtype}", details={"x": x.spec, "indices": indices.spec})
     return indices

@@ -78,6 +78,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The gradient for the weight: all samples side by side make one product."""
+    if x.ndim == 2:
+        return x.mT @ g
     samples = math.prod(x.shape[:-1])
     return reshape(x, shape=(samples, x.shape[-1])).mT @ reshape(g, shape=(samples, g.shape[-1]))
 

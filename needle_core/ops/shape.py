@@ -89,7 +89,8 @@ def matrix_transpose(x: Tensor) -> Tensor:
     """The last two axes exchanged."""
     if x.ndim < 2:
         raise ShapeError("matrix_transpose: a matrix has at least two axes", details={"x": x.spec})
-    return swapaxes(x, -1, -2)
+    n = x.ndim
+    return permute_dims(x, axes=(*range(n - 2), n - 1, n - 2))
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from needle_core.errors import ArgumentError, DtypeError, brief
+from needle_core.record import mode
 from needle_core.spec import DEFAULT, DTYPES, DType, DTypeLike, dtype, float32, promote
 
 
@@ -16,12 +17,14 @@ def as_array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
     """A new array with the values of `data`: NumPy's dtypes are kept, Python's numbers are weak beside them."""
     if like is not None:
         wanted = dtype(like)
+        if isinstance(data, list | tuple):
+            _refuse_tracked(data)
     elif hasattr(data, "__array__"):
         array = np.asarray(data)
         check_dtype(array)
         return np.array(array, DTYPES[array.dtype.name].numpy, order="C")
     else:
-        wanted = promote(*_dtypes_in([data]) or [float32])
+        wanted = promote(*dtypes_in([data]) or [float32])
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # as `astype`: beyond the largest number is infinity
             return np.array(data, wanted.numpy, order="C")
@@ -31,8 +34,9 @@ def as_array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
         raise ArgumentError(f"no tensor can be made of {brief(data)}: {error}") from None
 
 
-def _dtypes_in(data: Sequence[Any]) -> set[DType | type]:
+def dtypes_in(data: Sequence[Any]) -> set[DType | type]:
     """The dtypes of the arrays and the types of the Python numbers in nested lists."""
+    _refuse_tracked(data)
     found: set[DType | type] = set()
     for kind in set(map(type, data)):
         if kind in DEFAULT:
@@ -42,12 +46,18 @@ def _dtypes_in(data: Sequence[Any]) -> set[DType | type]:
             if type(part) is not kind:
                 continue
             if isinstance(part, Sequence) and not isinstance(part, str | bytes):
-                found |= _dtypes_in(part)
+                found |= dtypes_in(part)
             elif hasattr(part, "dtype"):
                 found.add(dtype(part.dtype.name))
             else:
                 raise ArgumentError(f"no tensor can be made of {brief(part)}")
     return found
+
+
+def _refuse_tracked(data: Sequence[Any]) -> None:
+    """Refuse tensors in a list whose gradients would be lost with it."""
+    if mode.grad and any(getattr(part, "tracked", False) for part in data):
+        raise ArgumentError("a list of tensors that require gradients would lose them", hint="ndl.stack(list), or x.detach()")
 
 
 def check_dtype(array: npt.NDArray[Any]) -> None:
