@@ -12,8 +12,9 @@ STATUS = Path("/proc/self/status")
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="reads resident memory from /proc")
-def test_memory_stays_flat() -> None:
-    step = WORKLOADS["mlp"]()
+@pytest.mark.parametrize("name", ["mlp", "mlpresnet"])
+def test_memory_stays_flat(name: str) -> None:
+    step = WORKLOADS[name]()
     resident = {}
     for i in range(1, 10_001):
         step()
@@ -21,7 +22,7 @@ def test_memory_stays_flat() -> None:
             gc.collect()
             resident[i] = _resident()
     growth = resident[10_000] - resident[100]
-    print(f"\nresident after 100 steps {resident[100] / 2**20:.1f} MB, after 10,000 {growth / 2**20:+.2f} MB")
+    print(f"\n{name}: resident after 100 steps {resident[100] / 2**20:.1f} MB, after 10,000 {growth / 2**20:+.2f} MB")
     assert growth < 2**20
 
 

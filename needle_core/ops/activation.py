@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from needle_core.doors import floating, promoting, to_floating
+from needle_core.doors import broadcasted_floating, floating, promoting, to_floating
 from needle_core.errors import ArgumentError
 from needle_core.op import composite
 from needle_core.ops.elementary import erf, exp, expm1, log1p, tanh
@@ -17,7 +17,7 @@ from needle_core.spec import Spec
 from needle_core.tensor import Tensor
 
 __all__ = [
-    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "relu_grad", "selu", "sigmoid", "silu",
     "softplus", "softsign"
 ]  # fmt: skip
 
@@ -36,7 +36,14 @@ def relu(x: Tensor) -> Tensor:
     return maximum(x, 0)
 
 
-relu.vjp(lambda g, y, x: where(less(0, y), g, 0))
+@composite(broadcasted_floating)
+def relu_grad(g: Tensor, y: Tensor) -> Tensor:
+    """The gradient of relu from its output: g where y is positive, 0 elsewhere."""
+    return where(less(0, y), g, 0)
+
+
+relu_grad.vjp(lambda h, z, g, y: relu_grad(h, y), None)
+relu.vjp(lambda g, y, x: relu_grad(g, y))
 
 
 @composite(floating)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from needle_core.errors import ArgumentError
-from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, declare, floats, real, refuses, unary
+from needle_core.errors import ArgumentError, ShapeError
+from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, binary, declare, floats, real, refuses, unary
 
 ANY = real(low=-4, high=4)
 EDGES = (-80, -30, -1e-3, -1e-6, 0, 1e-6, 1e-3, 30, 100)
@@ -40,6 +40,15 @@ def _declare(name: str, reference: Any, samples: Any, gradient: str, **what: Any
 
 
 _declare("relu", lambda x: np.maximum(x, 0), [*unary(BENT), at(EDGES)], DIFFERENCES)
+declare(
+    "relu_grad",
+    lambda g, y: np.where(y > 0, g, 0),
+    binary(ANY, BENT),
+    gradient=DIFFERENCES,
+    exact=True,
+    result=floats,
+    refusals=[refuses(ShapeError, "shapes do not broadcast", real(2), real(3))],
+)
 _declare("relu6", lambda x: np.clip(x, 0, 6), [*unary(real(low=-3, high=9, kinks=(0.0, 6.0))), at(EDGES)], DIFFERENCES)
 _declare(
     "leaky_relu", lambda x, slope=0.01: np.where(x > 0, x, slope * x), [*unary(BENT), *unary(BENT, slope=0.2)], DIFFERENCES
