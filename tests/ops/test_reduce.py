@@ -173,3 +173,10 @@ def test_cumulative_ops_leave_nan_and_infinities_in_their_places() -> None:
     x = np.array([2.0, INF, -1.0, 0.5])
     np.testing.assert_array_equal(ndl.cumsum(ndl.Tensor(x)).numpy(), np.cumsum(x))
     np.testing.assert_array_equal(ndl.cumprod(ndl.Tensor(x)).numpy(), np.cumprod(x))
+
+
+def test_sum_over_many_rows_is_as_good_as_over_the_last_axis() -> None:
+    x = np.random.default_rng(0).random((200_000, 3), np.float32)
+    exact = x.astype(np.float64).sum(0)
+    np.testing.assert_allclose(ndl.sum(ndl.Tensor(x), axis=0).numpy(), exact, rtol=1e-6)
+    np.testing.assert_allclose(ndl.mean(ndl.Tensor(x), axis=0).numpy(), exact / len(x), rtol=1e-6)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from needle_numpy_backend.reduce import mean, sum
+
 Array = npt.NDArray[Any]
 Axes = tuple[int, ...]
 
@@ -45,9 +47,8 @@ def _wide(x: Array) -> Array:
 
 def _standard(x: Array, eps: float, axes: Axes) -> tuple[Array, Array]:
     """A new array, x with mean 0 and variance 1 over `axes`, and the deviation that it was divided by."""
-    count = np.prod([x.shape[i] for i in axes], dtype=x.dtype)
-    y = x - x.sum(axes, keepdims=True) / count
-    deviation = np.sqrt(np.square(y).sum(axes, keepdims=True) / count + x.dtype.type(eps))
+    y = x - mean(x, axes=axes, keepdims=True)
+    deviation = np.sqrt(mean(np.square(y), axes=axes, keepdims=True) + x.dtype.type(eps))
     y /= deviation
     return y, deviation
 
@@ -63,12 +64,11 @@ def _normalize_grad(g: Array, x: Array, weight: Array, eps: float, axes: Axes, s
     h, deviation = _standard(_wide(x), eps, axes)
     g = _wide(g)
     gh = g * h
-    by_weight, by_bias = gh.sum(samples), g.sum(samples)
-    count = np.prod([x.shape[i] for i in axes], dtype=h.dtype)
+    by_weight, by_bias = sum(gh, axes=samples, keepdims=False), sum(g, axes=samples, keepdims=False)
     gh *= weight
-    h *= gh.sum(axes, keepdims=True) / count
+    h *= mean(gh, axes=axes, keepdims=True)
     by_x = g * weight
-    by_x -= by_x.sum(axes, keepdims=True) / count
+    by_x -= mean(by_x, axes=axes, keepdims=True)
     by_x -= h
     by_x /= deviation
     return tuple(np.asarray(a).astype(x.dtype, copy=False) for a in (by_x, by_weight, by_bias))  # type: ignore[return-value]
