@@ -216,7 +216,7 @@ def _pull(
     made_by = _reachable(outputs, start)
     nodes = sorted(made_by, key=_order_of, reverse=True)
     ends = set() if targets is None else set(map(_place, targets))
-    live = None if targets is None else ends | _leading_to(ends, nodes)
+    live = None if targets is None else _live(ends, nodes)
     arrived: dict[Any, Any] = {}  # place -> gradient so far
     for t, g in zip(outputs, cotangents, strict=True):
         _arrive(arrived, t, g)
@@ -236,10 +236,9 @@ def _pull(
         try:
             if op.rules is not None:
                 for t, rule in zip(inputs, op.rules, strict=True):
-                    if t.tracked and rule is not None and (live is None or _place(t) in live or t.node in live):
+                    if rule is not None and t.tracked and (live is None or _leads(t, live)):
                         _arrive(arrived, t, rule(g, y, *values, **attrs) if attrs else rule(g, y, *values))
-            else:
-                needed = [t.tracked and (live is None or _place(t) in live or t.node in live) for t in inputs]
+            elif any(needed := [t.tracked and (live is None or _leads(t, live)) for t in inputs]):
                 for t, n, gradient in zip(inputs, needed, _joint(node, g, y, values, needed), strict=True):
                     if n and gradient is not None:
                         _arrive(arrived, t, gradient)
@@ -300,13 +299,18 @@ def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
     return found
 
 
-def _leading_to(ends: set[Any], nodes: Sequence[Node]) -> set[Any]:
-    """The nodes through which a gradient must pass on its way to one of `ends`."""
-    leading: set[Any] = set()
+def _live(ends: set[Any], nodes: Sequence[Node]) -> set[Any]:
+    """`ends`, and the nodes through which a gradient must pass on its way to one of them."""
+    live = set(ends)
     for node in reversed(nodes):
-        if any(_place(t) in ends or t.node in leading for t in node.inputs or ()):
-            leading.add(node)
-    return leading
+        if any(_leads(t, live) for t in node.inputs or ()):
+            live.add(node)
+    return live
+
+
+def _leads(t: Tensor, live: set[Any]) -> bool:
+    """Whether a gradient for `t` is wanted, there or further on."""
+    return _place(t) in live or t.node in live
 
 
 def _joint(node: Node, g: Any, y: Any, values: tuple[Tensor, ...], needed: list[bool]) -> Sequence[Any]:

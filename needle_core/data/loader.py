@@ -38,8 +38,8 @@ class DataLoader:
     with 0, none does, and the batches are the same.
 
     `state_dict` is the place in the data, up to the batch that the loop was given last: a loader that loads it goes on with the
-    next batch, in the same order, and leaves the generator as it stood. After a loop was left with `break`, that is still the place
-    where it was left, until the next loop begins.
+    next batch, in the same order, and leaves the generator as it stood. After a loop was left with `break`, that is still the
+    place where it was left, until the next loop begins.
     """
 
     def __init__(
