@@ -415,7 +415,10 @@ def _key(specs: tuple[Spec, ...], attrs: Mapping[str, Any]) -> Any:
 
 def _kind(value: Any) -> Any:
     """What tells an attribute from others that are equal to it: its type, and those of its parts."""
-    return tuple(map(_kind, value)) if value.__class__ is tuple else value.__class__
+    if value.__class__ is not tuple:
+        return value.__class__
+    kinds = (*map(type, value),)
+    return (*map(_kind, value),) if tuple in kinds else kinds
 
 
 def _is_key(value: Any) -> bool:

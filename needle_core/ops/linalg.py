@@ -79,13 +79,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The gradient for the weight: all samples side by side make one product."""
     if x.ndim == 2:
-        return x.mT @ g
+        return permute_dims(x, axes=(1, 0)) @ g
     samples = math.prod(x.shape[:-1])
     return reshape(x, shape=(samples, x.shape[-1])).mT @ reshape(g, shape=(samples, g.shape[-1]))
 
 
 linear.vjp(
-    lambda g, y, x, weight, bias: g @ weight.mT,
+    lambda g, y, x, weight, bias: g @ permute_dims(weight, axes=(1, 0)),
     _linear_gradient,
     lambda g, y, x, weight, bias: sum(g, axes=tuple(range(g.ndim - 1))),
 )
