@@ -128,6 +128,10 @@ def promote(*operands: DType | type) -> DType:
     return result
 
 
+MEET: Final = {(d, kind): promote(d, kind) for d in DTYPES.values() for kind in DEFAULT}
+"""The dtype in which a tensor meets a Python number, by the dtype of the one and the type of the other."""
+
+
 class Device:
     """Where buffers live and kernels run: `name` is "numpy" or "cuda:0", `backend` the opened backend that made it.
 

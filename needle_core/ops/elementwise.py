@@ -333,3 +333,9 @@ def clip(x: Tensor, *, min: float | None = None, max: float | None = None) -> Te
     if max is not None:
         x = where(less(max, x), max, x).astype(x.dtype)
     return x
+
+
+Tensor.__add__ = add.of_two  # type: ignore[method-assign]
+Tensor.__sub__ = subtract.of_two  # type: ignore[method-assign]
+Tensor.__mul__ = multiply.of_two  # type: ignore[method-assign]
+Tensor.__truediv__ = divide.of_two  # type: ignore[method-assign]

@@ -53,6 +53,7 @@ def _by_right(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 matmul.vjp(_by_left, _by_right)
+Tensor.__matmul__ = matmul.of_two  # type: ignore[method-assign]
 
 
 @promoting(to_common)

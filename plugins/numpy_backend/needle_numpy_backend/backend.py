@@ -66,10 +66,16 @@ class NumpyBackend(Backend):
             except RuntimeError:  # another thread is in the context; what the kernel itself raised, it raises again
                 return _quiet_context()(bound, *buffers)
 
-        def call_two(a: Array, b: Array) -> Any:  # the form of most calls, in 0.1 us less
+        def call_one(x: Array) -> Any:  # these two are most calls, and 0.1 us faster
+            try:
+                return _run(bound, x)
+            except RuntimeError:
+                return _quiet_context()(bound, x)
+
+        def call_two(a: Array, b: Array) -> Any:
             try:
                 return _run(bound, a, b)
             except RuntimeError:
                 return _quiet_context()(bound, a, b)
 
-        return call_two if len(inputs) == 2 else call
+        return call_two if len(inputs) == 2 else call_one if len(inputs) == 1 else call
