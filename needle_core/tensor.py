@@ -240,16 +240,16 @@ class Tensor:
         def __matmul__(self, other: Operand) -> Tensor: ...
 
     def __radd__(self, other: Operand) -> Tensor:
-        return ndl.ops.add.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
+        return ndl.ops.add.of_two(_operand(self, other), self)
 
     def __rsub__(self, other: Operand) -> Tensor:
-        return ndl.ops.subtract.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
+        return ndl.ops.subtract.of_two(_operand(self, other), self)
 
     def __rmul__(self, other: Operand) -> Tensor:
-        return ndl.ops.multiply.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
+        return ndl.ops.multiply.of_two(_operand(self, other), self)
 
     def __rtruediv__(self, other: Operand) -> Tensor:
-        return ndl.ops.divide.of_two(other if other.__class__ is Tensor else _operand(self, other), self)
+        return ndl.ops.divide.of_two(_operand(self, other), self)
 
     def __floordiv__(self, other: Operand) -> Tensor:
         return ndl.ops.floor_divide(self, other)
