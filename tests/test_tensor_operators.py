@@ -274,7 +274,8 @@ def test_method_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error) as caught:
         change(Tensor(X))
-    matmul = "matmul: a 0-d tensor has no matrix product\n  a: float64[2, 3] on numpy\n  b: float64[] on numpy\n  hint: a * b multiplies by a number"
+    operands = "a: float64[2, 3] on numpy\n  b: float64[] on numpy"
+    matmul = f"matmul: a 0-d tensor has no matrix product\n  {operands}\n  hint: a * b multiplies by a number"
     assert str(caught.value) == (f"{text}\n  x: float64[2, 3] on numpy" if text else matmul)
 
 
