@@ -12,13 +12,12 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, update_wrapper
 from operator import attrgetter
-from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from needle_core.errors import (
     ArgumentError,
-    BoundsError,
     DeviceError,
     KernelError,
     MissingGradientError,
@@ -26,9 +25,9 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.record import Node, mode
-from needle_core.spec import DEFAULT, MEET, DType, Spec, promote
-from needle_core.tensor import Tensor, constant, tensor_of
+from needle_core.launch import Run, launch, launch_body, of_two, own
+from needle_core.spec import DEFAULT, DType, Spec, promote
+from needle_core.tensor import Tensor, constant
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +35,6 @@ R = TypeVar("R")
 Kernel: TypeAlias = Callable[..., Any]
 Rule: TypeAlias = Callable[..., Any]
 Door: TypeAlias = Callable[..., tuple[Spec | tuple[Spec, ...], dict[str, Any]]]
-Run: TypeAlias = Callable[..., Any]
 
 OPS: dict[str, Op[..., Any]] = {}
 """The ops of the core and of activated plugins, by name."""
@@ -49,7 +47,7 @@ lock = threading.RLock()
 
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
-_spec_of, _buffer_of = attrgetter("spec"), attrgetter("buffer")
+_spec_of = attrgetter("spec")
 
 
 class Op(Generic[P, R]):
@@ -73,7 +71,7 @@ class Op(Generic[P, R]):
         self.joint: Rule | None = None
         self._runs: dict[Any, Run] = {}
         self._pairs: dict[Any, tuple[Any, ...]] = {}  # for `of_two`: specs -> kernel, spec, attributes, whether to record
-        self.of_two = _of_two(self, self._pairs)
+        self.of_two = of_two(self, self._pairs)
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
 
     @cached_property
@@ -208,11 +206,9 @@ class Op(Generic[P, R]):
         kernel = KERNELS.get((self.name, backend.name))
         if kernel is not None:
             bound = backend.bind(kernel, canonical, specs, spec)
-            if isinstance(spec, tuple):
-                return self._launch_many(bound, spec, canonical)
-            if len(specs) == 2 and not attrs:
+            if len(specs) == 2 and not attrs and not isinstance(spec, tuple):
                 self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
-            return (self._launch_one if len(specs) == 1 else self._launch)(bound, spec, canonical)
+            return launch(self, bound, spec, canonical)
         if self.body is None:
             having = sorted(b for op, b in KERNELS if op == self.name) or ["none"]
             raise MissingKernelError(
@@ -220,103 +216,8 @@ class Op(Generic[P, R]):
             )
         body = self.body
         if self.rules is None and self.joint is None:
-            return lambda *args: _own(body(*args, **canonical), args)
-        return self._launch_body(body, spec, canonical)
-
-    # -- what runs ------------------------------------------------------------------------------------------------------
-
-    def _launch(self, kernel: Callable[..., Any], spec: Spec, attrs: dict[str, Any]) -> Run:
-        """Run a kernel on the operands' buffers, and record the call if a gradient flows through an operand."""
-        floating = spec.dtype.is_floating
-
-        def run(*args: Tensor) -> Tensor:
-            buffers = (*map(_buffer_of, args),)
-            try:
-                y = tensor_of(spec, kernel(*buffers))
-            except Exception as cause:
-                self._fail(cause, args)
-            for a in args:
-                if a.tracked:
-                    if mode.grad and floating:
-                        y.node, y.tracked = Node(self, args, buffers, attrs, spec), True
-                    break
-            return y
-
-        return run
-
-    def _launch_one(self, kernel: Callable[..., Any], spec: Spec, attrs: dict[str, Any]) -> Run:
-        """The same for one operand, in 0.2 us less."""
-        floating = spec.dtype.is_floating
-
-        def run(a: Tensor) -> Tensor:
-            u = a.buffer
-            try:
-                y = tensor_of(spec, kernel(u))
-            except Exception as cause:
-                self._fail(cause, (a,))
-            if a.tracked and floating and mode.grad:
-                y.node = Node(self, (a,), (u,), attrs, spec)
-                y.tracked = True
-            return y
-
-        return run
-
-    def _launch_many(self, kernel: Callable[..., Any], specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-        def run(*args: Tensor) -> tuple[Tensor, ...]:
-            buffers = (*map(_buffer_of, args),)
-            try:
-                results = tuple(kernel(*buffers))
-            except Exception as cause:
-                self._fail(cause, args)
-            return self._record_many(args, buffers, results, specs, attrs)
-
-        return run
-
-    def _launch_body(self, body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-        """Run a composite that has a gradient rule of its own: its body goes unrecorded, the call is recorded as one node."""
-
-        def run(*args: Tensor) -> Any:
-            if not (mode.grad and any(a.tracked for a in args)):
-                return _own(body(*args, **attrs), args)
-            buffers = (*map(_buffer_of, args),)
-            mode.grad = False
-            try:
-                result = body(*args, **attrs)
-            finally:
-                mode.grad = True
-            if isinstance(spec, tuple):
-                return self._record_many(args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
-            y = tensor_of(spec, result.buffer)
-            if spec.dtype.is_floating:
-                y.node = Node(self, args, buffers, attrs, spec)
-                y.tracked = True
-            return y
-
-        return run
-
-    def _record_many(
-        self, args: tuple[Tensor, ...], buffers: tuple[Any, ...], results: tuple[Any, ...], specs: tuple[Spec, ...], attrs: Any
-    ) -> tuple[Tensor, ...]:
-        ys = tuple(map(tensor_of, specs, results))
-        if mode.grad and any(a.tracked for a in args):
-            node = Node(self, args, buffers, attrs, specs)
-            node.outputs = results
-            for i, y in enumerate(ys):
-                if y.spec.dtype.is_floating:
-                    y.node, y.index, y.tracked = node, i, True
-        return ys
-
-    def _fail(self, cause: Exception, args: tuple[Any, ...]) -> NoReturn:
-        """Raise the error for an exception of a kernel."""
-        if isinstance(cause, NeedleError):
-            raise cause.located(self.name, self.describe(args))
-        if isinstance(cause, IndexError):
-            error: NeedleError = BoundsError(str(cause))
-        elif isinstance(cause, MemoryError):
-            error = KernelError(f"out of memory: {cause}")
-        else:
-            error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}".removesuffix(": "))
-        raise error.located(self.name, self.describe(args)) from cause
+            return lambda *args: own(body(*args, **canonical), args)
+        return launch_body(self, body, spec, canonical)
 
     def forget(self) -> None:
         """Ask doors and kernels anew from now on."""
@@ -344,32 +245,6 @@ class Op(Generic[P, R]):
 
             return pull_through(self.body, g, inputs, attrs, needed)
         raise MissingGradientError("no gradient rule", hint=f"{self.name}.vjp(...) gives one rule for each operand")
-
-
-def _of_two(op: Op[..., R], pairs: dict[Any, tuple[Any, ...]]) -> Callable[[Any, Any], R]:
-    """`op(a, b)` for a tensor `a` without what other calls need, which saves 0.5 us: the operators of tensors are these."""
-
-    def of_two(a: Any, b: Any) -> Any:
-        try:
-            kernel, spec, attrs, floating = pairs[a.spec, b.spec]
-        except (AttributeError, KeyError):
-            kernel = None
-        if kernel is None:
-            kind = b.__class__
-            if kind in DEFAULT:
-                return of_two(a, constant(b, MEET[a.spec.dtype, kind], a.spec.device))
-            return op(a, b) if isinstance(b, Tensor | np.ndarray | np.generic | list | tuple) else NotImplemented
-        u, v = a.buffer, b.buffer
-        try:
-            y = tensor_of(spec, kernel(u, v))
-        except Exception as cause:
-            op._fail(cause, (a, b))
-        if (a.tracked or b.tracked) and floating and mode.grad:
-            y.node = Node(op, (a, b), (u, v), attrs, spec)
-            y.tracked = True
-        return y
-
-    return of_two
 
 
 def primitive(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:
@@ -404,13 +279,6 @@ def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
         KERNELS[name, backend] = kernel
         if name in OPS:
             OPS[name].forget()
-
-
-def _own(result: Any, args: tuple[Tensor, ...]) -> Any:
-    """What a body returned, as tensors of its own: an operand that came back would take part in what becomes of the result."""
-    if isinstance(result, tuple):
-        return tuple(_own(y, args) for y in result)
-    return OPS["positive"](result) if any(result is a for a in args) else result
 
 
 def operands(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
+from needle_core.launch import fail
 from needle_core.op import Op, operands
 from needle_core.record import Node, mode
 from needle_core.tensor import Tensor
@@ -71,7 +72,7 @@ class TensorOp(Op[..., Any]):
         try:
             result = Tensor(np.asarray(self.compute(*views)), device=device)
         except Exception as cause:
-            self._fail(cause, tensors)
+            fail(self, cause, tensors)
         if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result
