@@ -30,7 +30,7 @@ from needle_core.ops import add, astype
 from needle_core.record import mode
 from needle_core.schedules import Constant, CosineDecay, Schedule, StepDecay, Warmup, require_within
 from needle_core.spec import DType, Spec, float32, float64
-from needle_core.tensor import Number, Tensor
+from needle_core.tensor import Number, Tensor, tensor_of
 
 __all__ = [
     "Optimizer", "Group", "Hyper", "State", "Params", "require_within",
@@ -272,7 +272,7 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     if new.spec is not old.spec:
         kind = _misfit(old.spec, new.spec)
         raise kind("update gives a value that is not like the old", details={"old": old.spec, "new": new.spec})
-    return new.detach()
+    return tensor_of(new.spec, new.buffer)
 
 
 def _tensors(params: Any) -> list[Tensor]:

@@ -88,7 +88,7 @@ def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tens
 linear.vjp(
     lambda g, y, x, weight, bias: g @ permute_dims(weight, axes=(1, 0)),
     _linear_gradient,
-    lambda g, y, x, weight, bias: sum(g, axes=tuple(range(g.ndim - 1))),
+    lambda g, y, x, weight, bias: sum(g, axes=(*range(len(g.spec.shape) - 1),)),
 )
 
 

@@ -27,7 +27,7 @@ __all__ = [
 
 def _spread(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """`g`, the result of a reduction of `like` over `axes`, with those axes again."""
-    return broadcast_to(_kept(g, like, axes, keepdims) if g.ndim else g, shape=like.shape)
+    return broadcast_to(_kept(g, like, axes, keepdims) if g.spec.shape else g, shape=like.spec.shape)
 
 
 def _kept(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
