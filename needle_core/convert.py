@@ -36,7 +36,6 @@ def as_array(data: Any, like: DTypeLike | None) -> npt.NDArray[Any]:
 
 def dtypes_in(data: Sequence[Any]) -> set[DType | type]:
     """The dtypes of the arrays and the types of the Python numbers in nested lists."""
-    _refuse_tracked(data)
     found: set[DType | type] = set()
     for kind in set(map(type, data)):
         if kind in DEFAULT:
@@ -48,6 +47,7 @@ def dtypes_in(data: Sequence[Any]) -> set[DType | type]:
             if isinstance(part, Sequence) and not isinstance(part, str | bytes):
                 found |= dtypes_in(part)
             elif hasattr(part, "dtype"):
+                _refuse_tracked([part])
                 found.add(dtype(part.dtype.name))
             else:
                 raise ArgumentError(f"no tensor can be made of {brief(part)}")
@@ -55,12 +55,20 @@ def dtypes_in(data: Sequence[Any]) -> set[DType | type]:
 
 
 def _refuse_tracked(data: Sequence[Any]) -> None:
-    """Refuse tensors in a list whose gradients would be lost with it."""
-    if mode.grad and any(getattr(part, "tracked", False) for part in data):
-        raise ArgumentError("a list of tensors that require gradients would lose them", hint="ndl.stack(list), or x.detach()")
+    """Refuse tensors in nested lists whose gradients would be lost with them."""
+    if not mode.grad or set(map(type, data)) <= DEFAULT.keys():
+        return
+    for part in data:
+        if isinstance(part, list | tuple):
+            _refuse_tracked(part)
+        elif getattr(part, "tracked", False):
+            raise ArgumentError(
+                "a list of tensors that require gradients would lose them", hint="ndl.stack(list), or x.detach()"
+            )
 
 
 def check_dtype(array: npt.NDArray[Any]) -> None:
+    """Refuse an array of a dtype that Needle does not have."""
     if array.dtype.name not in DTYPES:
         raise DtypeError(f"no dtype {array.dtype}", details={"dtypes": ", ".join(DTYPES)}, hint="convert it, or give dtype=")
 

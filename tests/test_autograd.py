@@ -321,6 +321,8 @@ def test_list_of_tensors_does_not_lose_their_gradients() -> None:
         lambda: Tensor([w, w]),
         lambda: Tensor([w, w], dtype="float64"),
         lambda: ndl.add(w, [w]),
+        lambda: Tensor([[w]]),
+        lambda: Tensor([1.0, [(w,)]], dtype="float64"),
     ):
         with pytest.raises(ArgumentError, match="a list of tensors that require gradients would lose them"):
             lose()
