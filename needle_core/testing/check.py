@@ -27,7 +27,7 @@ import needle_core as ndl
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, DType
 from needle_core.testing.layouts import LAYOUTS
-from needle_core.testing.samples import COMPLEX, Array, Case, Refusal, Sample
+from needle_core.testing.samples import COMPLEX, Array, Case, MismatchError, Refusal, Sample
 
 ROUNDOFF: Final = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 LEAST: Final = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}  # subnormal
@@ -35,10 +35,6 @@ GREATEST: Final = {"float64": 1.797e308, "float32": 3.402e38, "float16": 65504.0
 SPECIAL: Final = (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, np.inf, -np.inf, np.nan)
 GRADIENT_ROUNDS: Final = 2.0**10  # units in the last place of |g| |J| that a rule may lose in float64
 STEP: Final = 2.0**-8  # of differences; their error is of order STEP^4, estimated from those of STEP and STEP / 2
-
-
-class MismatchError(AssertionError):
-    """An op does not do what its declaration says."""
 
 
 # -- inputs and outputs -----------------------------------------------------------------------------------------------------

@@ -194,6 +194,30 @@ def declare(name: str, reference: Reference, samples: Sequence[Sample], **what: 
     CASES[name] = Case(name, reference, samples, **what)
 
 
+# -- a check ----------------------------------------------------------------------------------------------------------------
+
+
+class MismatchError(AssertionError):
+    """What was checked does not do what is declared of it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check, ready to run: it raises a MismatchError, or returns.
+
+    `id` is OP/CHECK/SAMPLE/DTYPE/LAYOUT, as in "add/forward/(2,3) (3)/float32/transposed", and never changes from run to run.
+    """
+
+    id: str
+    body: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.body()
+
+    def __str__(self) -> str:
+        return self.id
+
+
 # -- dtypes of results ------------------------------------------------------------------------------------------------------
 
 
