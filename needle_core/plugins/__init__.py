@@ -2,6 +2,7 @@
 
     hookspecs     what a plugin may implement, and when it is called: the page for plugin authors
     registrar     the object that a plugin talks to in its hooks
+    declarations  what a plugin says of itself to those who check it
     manifest      what is installed and promised, read from entry points without importing anything
     environment   what NEEDLE_PLUGINS and NEEDLE_STRICT say
     activation    from an entry point to a staged plugin, phase by phase

@@ -5,7 +5,7 @@
     needle_register_...       its hooks, in their order, with a registrar that holds everything back
     promises                  what came, against what the entry points promise
 
-The registry commits what is staged.
+The registry commits what is staged. After that, `declarations` and `probes` ask an active plugin the hooks for its checkers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pluggy import PluginManager
 from needle_core.errors import PluginError
 from needle_core.op import OPS, Kernel
 from needle_core.plugins import hookspecs, registry
+from needle_core.plugins.declarations import Declarations, Probe
 from needle_core.plugins.hookspecs import API
 from needle_core.plugins.manifest import Plugin
 from needle_core.plugins.registrar import Registrar
@@ -33,7 +34,7 @@ class Activation:
         self.phase = "import"
         self.kernels: dict[str, dict[str, Kernel]] = {}
         self._registrar = Registrar()
-        self._hooks: Any = None
+        self._hooks: Any = None  # pluggy's relay, once the hooks are checked
 
     @property
     def staged(self) -> dict[str, dict[str, Any]]:
@@ -74,10 +75,41 @@ class Activation:
             raise PluginError(f"kernel for {homeless[0]!r}, an op that no installed plugin offers")
         self.kernels[backend] = kernels
 
-    def _call(self, hook: str, **arguments: str) -> dict[str, Kernel]:
+    def declarations(self) -> Declarations:
+        """What the active plugin says in `needle_conformance`. Raises PluginError for whatever fails there."""
+        declared = self._ask("needle_conformance").declarations
+        for group, cases in (("ops", set(declared.cases)), ("optimizers", set(declared.optimizers))):
+            if foreign := sorted(cases - set(self.staged[group])):
+                wrong = PluginError(f"a case is declared for {foreign[0]!r}, which is no {group[:-1]} of this plugin")
+                raise self._refused("needle_conformance", wrong) from wrong
+        return declared
+
+    def probes(self) -> dict[str, Probe]:
+        """What the active plugin offers in `needle_doctor`. Raises PluginError for whatever fails there."""
+        return self._ask("needle_doctor").probes
+
+    def _ask(self, hook: str) -> Registrar:
+        """Call a hook for checkers; its failure is raised, and leaves the plugin as active as it was."""
+        registrar = Registrar()
+        try:
+            self._call(hook, registrar)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as cause:
+            raise self._refused(hook, cause) from cause
+        return registrar
+
+    def _refused(self, hook: str, cause: BaseException) -> PluginError:
+        error = registry.Failure(self.plugin, hook, cause).error()
+        command = "conform" if hook == "needle_conformance" else "doctor"
+        error.hint = f"`NEEDLE_TRACEBACK=1 needle {command} {self.plugin.distribution}` shows where"
+        return error
+
+    def _call(self, hook: str, registrar: Registrar | None = None, **arguments: str) -> dict[str, Kernel]:
         self.phase = " for ".join([hook, *arguments.values()])
-        with self._registrar.during(hook) as kernels:
-            junk = getattr(self._hooks, hook)(registrar=self._registrar, **arguments)
+        registrar = registrar or self._registrar
+        with registrar.during(hook) as kernels:
+            junk = getattr(self._hooks, hook)(registrar=registrar, **arguments)
         if junk:
             raise PluginError(f"the hook returned {junk[0]!r}; hooks register and return nothing")
         return kernels

@@ -15,10 +15,11 @@ A plugin is a module (or an object) named by an entry point, with `needle_api` a
         registrar.backend(NumpyBackend)
 
 The entry points are read without importing anything; the module is imported when one of its names is first wanted. Then the
-hooks are called once, in this order, and what they register must be exactly what the entry points promise. It takes effect
-when all hooks are through; a plugin that fails on the way registers nothing. The names of functions in a plugin that begin
-with `needle_` are reserved for hooks. A hook takes exactly the parameters below and returns nothing; what it may register
-grows on the registrar, not in the signatures.
+hooks `needle_register_...` are called once, in this order, and what they register must be exactly what the entry points
+promise. It takes effect when all are through; a plugin that fails on the way registers nothing. The last two hooks are for
+those who check the plugin, and are called by nobody else. The names of functions in a plugin that begin with `needle_` are
+reserved for hooks. A hook takes exactly the parameters below and returns nothing; what it may register grows on the
+registrar, not in the signatures.
 """
 
 from __future__ import annotations
@@ -74,7 +75,29 @@ def needle_register_kernels(registrar: Registrar, backend: str) -> None:
 def needle_register_optimizers(registrar: Registrar) -> None:
     """Register classes of optimizers.
 
-    Called:    once, last
+    Called:    once, after needle_register_ops and needle_register_kernels
     Registers: `registrar.optimizer(cls)`, a concrete subclass of `needle_core.optim.Optimizer`
     Promise:   group `needle_core.optimizers`, entry name `cls.__name__`
+    """
+
+
+@hookspec
+def needle_conformance(registrar: Registrar) -> None:
+    """Declare what the plugin is proved right with.
+
+    Called:    by `needle conform`, `needle matrix` and `needle_core.testing.checks`, after activation; never otherwise
+    Registers: `registrar.case(name, reference, samples, ...)` for each op of the plugin; `registrar.optimizer_case(case)` for
+               each of its optimizers; `registrar.roundoff(op, dtype, u, reason)`, an op whose kernels round more than their
+               dtype does; `registrar.expect_failure(pattern, reason, until)`, checks that are known to fail
+    Promise:   none; but an op or optimizer without a case does not conform
+    """
+
+
+@hookspec
+def needle_doctor(registrar: Registrar) -> None:
+    """Offer probes of the installation: is the library there, does the driver fit.
+
+    Called:    by `needle doctor`, in a process of its own, after activation; never otherwise
+    Registers: `registrar.probe(name, function)`; called without arguments, it returns a line to show, or raises
+    Promise:   none
     """

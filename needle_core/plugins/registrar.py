@@ -1,20 +1,24 @@
-"""The object that a plugin talks to in its hooks: it checks what comes, and holds it back until all hooks are through."""
+"""The object that a plugin talks to in its hooks: it checks what comes, and holds it back until the hooks are through."""
 
 from __future__ import annotations
 
 import keyword
 from abc import ABCMeta
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from needle_core.backend import Backend, public_functions
 from needle_core.errors import ArgumentError
 from needle_core.op import OPS, Kernel, Op
+from needle_core.plugins.declarations import Declarations, ExpectedFailure, Limit, Probe
 
 if TYPE_CHECKING:
     from needle_core.optim import Optimizer
+    from needle_core.testing.optimizers import OptimizerCase
+    from needle_core.testing.samples import Reference, Sample
 
 
 class Registrar:
@@ -27,6 +31,10 @@ class Registrar:
         self._hook: str | None = None
         self._kernels: dict[str, Kernel] = {}
         self.staged: dict[str, dict[str, Any]] = {"backends": {}, "ops": {}, "optimizers": {}}
+        self.declarations = Declarations()
+        self.probes: dict[str, Probe] = {}
+
+    # -- what the plugin offers -----------------------------------------------------------------------------------------
 
     def backend(self, cls: type[Backend]) -> None:
         """Offer a backend under `cls.name`."""
@@ -66,6 +74,58 @@ class Registrar:
         _check_class("registrar.optimizer", cls, Optimizer)
         self._stage("optimizers", cls.__name__, cls)
 
+    # -- what is declared of it -----------------------------------------------------------------------------------------
+
+    def case(self, name: str, reference: Reference, samples: Sequence[Sample], **fields: Any) -> None:
+        """Declare the op called `name`, of this plugin; `fields` are those of `needle_core.testing.Case`."""
+        from needle_core.testing.samples import Case
+
+        self._belongs_to("needle_conformance")
+        self._declare(self.declarations.cases, name, Case(name, reference, samples, **fields))
+
+    def optimizer_case(self, case: OptimizerCase) -> None:
+        """Declare an optimizer of this plugin."""
+        from needle_core.testing.optimizers import OptimizerCase
+
+        self._belongs_to("needle_conformance")
+        if not isinstance(case, OptimizerCase):
+            raise ArgumentError(f"registrar.optimizer_case takes an OptimizerCase, not {case!r}")
+        self._declare(self.declarations.optimizers, case.name, case)
+
+    def roundoff(self, op: str, dtype: str, u: float, reason: str) -> None:
+        """Declare that kernels of `op` round with unit roundoff `u` where the dtype's own is less; reports show it."""
+        from needle_core.testing.check import ROUNDOFF
+
+        self._belongs_to("needle_conformance")
+        if op not in OPS:
+            raise ArgumentError(f"no op is called {op!r}")
+        if dtype not in ROUNDOFF or not ROUNDOFF[dtype] < u < 1:
+            known = ", ".join(f"{name} {own:.2g}" for name, own in ROUNDOFF.items())
+            raise ArgumentError(
+                f"u is {u!r}, and must lie between the roundoff of {dtype!r} and 1", details={"roundoffs": known}
+            )
+        _check_reason(reason)
+        self.declarations.limits.append(Limit(op, dtype, u, reason))
+
+    def expect_failure(self, pattern: str, reason: str, until: str) -> None:
+        """Declare that checks whose ids match `pattern` fail until the date YYYY-MM-DD; one that passes fails the run."""
+        self._belongs_to("needle_conformance")
+        _check_reason(reason)
+        try:
+            end = date.fromisoformat(until)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"until is {until!r}", hint='until="2027-06-30"') from None
+        self.declarations.expected.append(ExpectedFailure(pattern, reason, end))
+
+    def probe(self, name: str, function: Probe) -> None:
+        """Offer a function that `needle doctor` calls: it returns a line about the installation, or raises."""
+        self._belongs_to("needle_doctor")
+        if not callable(function):
+            raise ArgumentError(f"the probe {name!r} cannot be called: {function!r}")
+        self._declare(self.probes, name, function)
+
+    # -- order ----------------------------------------------------------------------------------------------------------
+
     @contextmanager
     def during(self, hook: str) -> Iterator[dict[str, Kernel]]:
         """Take registrations that belong to `hook`; gives the kernels that come meanwhile."""
@@ -86,6 +146,16 @@ class Registrar:
         if name in self.staged[group]:
             raise ArgumentError(f"{group[:-1]} {name!r} is registered twice")
         self.staged[group][name] = value
+
+    def _declare(self, place: dict[str, Any], name: str, value: object) -> None:
+        if name in place:
+            raise ArgumentError(f"{name!r} is declared twice")
+        place[name] = value
+
+
+def _check_reason(reason: object) -> None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise ArgumentError("a reason is needed, for whoever reads the report")
 
 
 def _check_class(taker: str, cls: object, base: type) -> None:

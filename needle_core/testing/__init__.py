@@ -1,12 +1,51 @@
-"""What an op, or a backend, is proved right with: samples and references of every op, and the checks that use them.
+"""What an op, a backend or an optimizer is proved right with: declarations, and the checks that follow from them.
 
-`samples` is the language of the declarations, which stand in one module for each family of ops; `check` and `layouts` use them.
+A plugin's own tests take five lines:
+
+    import pytest
+    from needle_core.testing import checks
+
+    @pytest.mark.parametrize("check", checks("extra_ops"), ids=str)
+    def test_conformance(check): check()
+
+    samples       the language of declarations: samples, references, refusals
+    FAMILY        what is declared of the core's ops, one module for each family
+    check         the checks of ops and backends
+    optimizers    the language and the checks of optimizers
+    modules       the checks of modules
+    suite         all checks of one plugin; running and counting them
+    evidence      the results of former runs
+    usage         which ops a program uses
+    loopback      a device that behaves like an accelerator on any machine
+
+Importing this package imports none of them, because the loopback device stands here.
 """
 
-from needle_core.testing import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
-from needle_core.testing.samples import CASES, Case
+from __future__ import annotations
 
-__all__ = [
-    "CASES", "Case", "activation", "create", "elementary", "elementwise", "index", "linalg", "loss", "normalize", "reduce",
-    "shape",
-]  # fmt: skip
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from needle_core.testing.samples import CASES, Case, Check, MismatchError
+    from needle_core.testing.suite import checks
+
+__all__ = ["CASES", "Case", "Check", "MismatchError", "checks"]
+
+_HOMES = {"CASES": "samples", "Case": "samples", "Check": "samples", "MismatchError": "samples", "checks": "suite"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "CASES":
+        _declare_families()
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def _declare_families() -> None:
+    """Import what is declared of each family of the core's ops."""
+    from needle_core.op import OPS
+
+    for family in sorted({op.family for op in OPS.values() if op.__module__.startswith("needle_core.ops.")}):
+        import_module(f"{__name__}.{family}")
