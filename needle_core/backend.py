@@ -50,6 +50,10 @@ class Backend(ABC):
     def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
         """A buffer whose values are not yet set."""
 
+    def kernel_table(self) -> Mapping[str, Kernel]:
+        """The kernels by name of op: the public functions of the modules in `kernels`, unless the backend has others."""
+        return {op: kernel for module in self.kernels for op, kernel in public_functions(module).items()}
+
     def describe(self, buffer: Buffer) -> tuple[tuple[int, ...], str]:
         """The shape of `buffer` and the name of its dtype, by which the first result of a kernel is checked.
 
@@ -70,7 +74,7 @@ class Backend(ABC):
         """Return when all work given to `device` is done."""
 
     def memory_stats(self, device: Device) -> dict[str, int]:
-        """Bytes in use on `device` and the like; empty where the backend does not count them."""
+        """Bytes on `device`: "in_use" of buffers that are alive, and what else the backend counts; empty if it counts none."""
         return {}
 
 
@@ -105,7 +109,7 @@ def open_backend(name: str) -> Backend:
         except Exception as cause:
             reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, NeedleError) else cause.summary
             raise DeviceUnavailableError(f"backend {name!r} is installed but cannot be opened: {reason}") from cause
-        kernels = {op: kernel for module in backend.kernels for op, kernel in public_functions(module).items()}
+        kernels = backend.kernel_table()
         unknown = sorted(op for op in kernels if op not in OPS)
         if unknown:
             raise DeviceUnavailableError(f"backend {name!r} has kernels for ops that do not exist: {', '.join(unknown)}")
@@ -124,6 +128,7 @@ def public_functions(module: ModuleType) -> dict[str, Kernel]:
         if not name.startswith("_")
         and callable(f)
         and get_origin(f) is None  # a type alias
+        and getattr(f, "__module__", None) != "typing"
         and (getattr(f, "__module__", None) == module.__name__ or not isinstance(f, FunctionType | BuiltinFunctionType | type))
     }
 
@@ -165,6 +170,27 @@ def set_default_device(like: DeviceLike | None) -> None:
     _default, _chosen = (None, False) if like is None else (device(like), True)
 
 
+def chosen_device() -> Device | None:
+    """The device that `set_default_device` chose; None if the choice is left to `NEEDLE_DEVICE` and priority."""
+    return _default if _chosen else None
+
+
+def host_backends() -> list[type[Backend]]:
+    """The classes of the installed host backends, highest priority first; a broken plugin is warned of."""
+    from needle_core.plugins import registry
+
+    hosts: list[type[Backend]] = []
+    for name in registry.names("backends"):
+        try:
+            backend = registry.find("backends", name)
+        except NeedleError as broken:
+            warnings.warn(f"not considered as the default device: {broken}", RuntimeWarning, stacklevel=4)
+            continue
+        if backend is not None and backend.host:
+            hosts.append(backend)
+    return sorted(hosts, key=lambda b: (-b.priority, b.name))
+
+
 def default_device_reason() -> tuple[str, str]:
     """The name of the default device, and why it is the default."""
     from needle_core.plugins import registry
@@ -176,16 +202,8 @@ def default_device_reason() -> tuple[str, str]:
             known = ", ".join(registry.names("backends")) or "none"
             raise DeviceError(f"NEEDLE_DEVICE is {name!r}, but no backend is called so", details={"installed": known})
         return name, "NEEDLE_DEVICE says so"
-    hosts: list[type[Backend]] = []
-    for name in registry.names("backends"):
-        try:
-            backend = registry.find("backends", name)
-        except NeedleError as broken:
-            warnings.warn(f"not considered as the default device: {broken}", RuntimeWarning, stacklevel=3)
-            continue
-        if backend is not None and backend.host:
-            hosts.append(backend)
+    hosts = host_backends()
     if not hosts:
         raise DeviceError("no host backend is installed", hint="pip install needle-numpy-backend")
-    best = max(hosts, key=lambda b: (b.priority, b.name))
-    return best.name, f"the host backend of highest priority ({', '.join(f'{b.name} {b.priority}' for b in hosts)})"
+    ranking = ", ".join(f"{b.name} {b.priority}" for b in sorted(hosts, key=lambda b: b.name))
+    return hosts[0].name, f"the host backend of highest priority ({ranking})"

@@ -47,6 +47,9 @@ lock = threading.RLock()
 
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
+watcher: Callable[[Op[..., Any], Run], Run] | None = None
+"""Sees what each new combination runs, and may wrap it. Ops that ran before are seen after `forget`."""
+
 _spec_of = attrgetter("spec")
 
 
@@ -129,6 +132,8 @@ class Op(Generic[P, R]):
             run = self._bind(specs, attrs)
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
+        if watcher is not None:
+            run = watcher(self, run)
         if all(map(_is_key, attrs.values())):
             if len(self._runs) >= MEMO_LIMIT:
                 self.forget()
@@ -218,6 +223,14 @@ class Op(Generic[P, R]):
         if self.rules is None and self.joint is None:
             return lambda *args: own(body(*args, **canonical), args)
         return launch_body(self, body, spec, canonical)
+
+    def run_body(self, *tensors: Tensor, **attrs: Any) -> Any:
+        """What the body of a composite gives, also where a backend has a kernel for it."""
+        if self.body is None:
+            raise ArgumentError(f"{self.name} is a primitive and has no body")
+        dtypes = self._promoted([t.spec.dtype for t in tensors])
+        ready = [t if t.spec.dtype is d else OPS["astype"](t, dtype=d) for t, d in zip(tensors, dtypes, strict=True)]
+        return self.body(*ready, **self.door(*map(_spec_of, ready), **attrs)[1])
 
     def forget(self) -> None:
         """Ask doors and kernels anew from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -195,6 +196,19 @@ def test_backend_needs_little_and_its_buffers_may_be_anything(site: Site, monkey
         ndl.sin(x)
 
 
+def test_backend_may_make_its_kernels_when_it_opens(install: Install) -> None:
+    install(more="def kernel_table(self): return {'exp': lambda x: x * 2}")
+    assert ndl.exp(Tensor([1.0, 3.0], device="second")).numpy().tolist() == [2, 6]
+
+
+def test_names_from_typing_are_no_kernels(site: Site) -> None:
+    (site.folder / "needle_typed_kernels.py").write_text(
+        "from typing import Any, Protocol, TypeAlias\nArray: TypeAlias = Any\ndef exp(x: Array) -> Array: return x\n"
+    )
+    module = importlib.import_module("needle_typed_kernels")
+    assert list(backends.public_functions(module)) == ["exp"]
+
+
 # -- the default ------------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +282,20 @@ def test_no_host_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_environment_chooses_the_default(name: str, expected: str) -> None:
     code = "from needle_core import Tensor, backend; print(Tensor(1).device, backend.default_device_reason())"
     assert expected in python(code, NEEDLE_DEVICE=name, NEEDLE_PLUGINS="numpy")
+
+
+def test_chosen_device_is_what_was_set(install: Install) -> None:
+    install()
+    ndl.set_default_device("second:1")
+    assert backends.chosen_device() is ndl.device("second:1")
+    ndl.set_default_device(None)
+    ndl.default_device()
+    assert backends.chosen_device() is None
+
+
+def test_host_backends_come_by_priority(install: Install) -> None:
+    install(priority=50)
+    assert [b.name for b in backends.host_backends()] == ["second", "numpy"]
 
 
 # -- apart and together ---------------------------------------------------------------------------------------------------

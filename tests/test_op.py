@@ -465,6 +465,47 @@ def test_outputs_of_integers_have_no_graph(by_kernel: bool, monkeypatch: pytest.
     assert (whole.requires_grad, whole.is_leaf) == (False, True)
 
 
+# -- for those who look inside ----------------------------------------------------------------------------------------------
+
+
+def test_run_body_passes_a_kernel_by_and_promotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    @composite(broadcasted)
+    def halved_sum(a: Tensor, b: Tensor) -> Tensor:
+        return (a + b) * 0.5
+
+    monkeypatch.setitem(KERNELS, ("halved_sum", "numpy"), lambda a, b: np.zeros_like(a))
+    monkeypatch.setitem(OPS, "halved_sum", halved_sum)
+    a, b = Tensor([1, 2]), Tensor([2.0, 4.0])
+    assert halved_sum(a, b).numpy().tolist() == [0, 0]
+    y = halved_sum.run_body(a, b)
+    assert (y.dtype, y.numpy().tolist()) == (ndl.float32, [1.5, 3.0])
+
+
+def test_run_body_takes_attributes_as_users_write_them() -> None:
+    x = np.array([[1.0, 3.0]], np.float32)
+    assert ndl.mean.run_body(Tensor(x), axis=-1).numpy().tolist() == [2.0]
+
+
+def test_run_body_of_a_primitive_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="lonely is a primitive and has no body"):
+        lonely.run_body(X)
+
+
+def test_watcher_sees_each_new_combination_once_and_may_wrap_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def watch(op: Op[..., Any], run: Any) -> Any:
+        seen.append(op.name)
+        return lambda *args: run(*args) + 1 if op is scaled else run(*args)
+
+    scaled.forget()
+    monkeypatch.setattr("needle_core.op.watcher", watch)
+    results = [scaled(Tensor([1.0, 2.0, 3.0]), k=2).numpy().tolist() for _ in range(2)]
+    scaled.forget()
+    assert results == [[3, 5, 7]] * 2
+    assert seen.count("scaled") == 1
+
+
 # -- the plain functions ----------------------------------------------------------------------------------------------------
 
 

@@ -315,6 +315,41 @@ def test_why_loads_the_plugin_that_is_asked_for(site: Site) -> None:
     assert other not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("group", "distribution", "names"),
+    [
+        ("ops", "needle-extra-ops", ["needle-extra-ops", "Needle.Extra_Ops", "extra-ops", "extra_ops", "wanted", "Wanted"]),
+        ("optimizers", "needle-optimizers", ["optimizers", "needle_optimizers"]),
+        ("backends", "needle-fast-backend", ["needle-fast-backend", "fast-backend", "fast"]),
+    ],
+)
+def test_plugin_answers_to_its_distribution_with_or_without_what_all_are_called(
+    site: Site, group: str, distribution: str, names: list[str]
+) -> None:
+    site.install(distribution, of("needle_gone", group=group), None)
+    for name in names:
+        assert [status.distribution for status in registry.why(name)] == [distribution]
+
+
+def test_only_backends_answer_without_backend(site: Site) -> None:
+    site.install("needle-fast-backend", of("needle_gone", group="ops"), None)
+    with pytest.raises(PluginError, match="no installed plugin is called 'fast'"):
+        registry.why("fast")
+
+
+def test_activated_gives_the_active_plugins_of_a_name(site: Site) -> None:
+    site.backend("wanted")
+    (activation,) = registry.activated("needle-wanted-backend")
+    assert activation.staged["backends"]["wanted"] is registry.find("backends", "wanted")
+    assert registry.activated("nobody") == []
+
+
+def test_activated_raises_what_is_wrong_with_a_plugin(site: Site) -> None:
+    site.install("needle-broken", of("needle_broken"), "raise RuntimeError('boom')")
+    with pytest.raises(PluginError, match="RuntimeError: boom"):
+        registry.activated("broken")
+
+
 def test_why_of_an_unknown_name_is_an_error(site: Site) -> None:
     with pytest.raises(PluginError, match="no installed plugin is called 'nobody'"):
         registry.why("nobody")

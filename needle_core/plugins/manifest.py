@@ -42,8 +42,16 @@ class Plugin:
         return frozenset(name for names in self.offers.values() for name in names)
 
     def answers_to(self, name: str) -> bool:
-        """Whether `name` is that of the distribution or of one of its entry points."""
-        return name in self.names or _canonical(name) == _canonical(self.distribution)
+        """Whether `name` is that of an entry point or of the distribution, which may go without `needle-` and `-backend`.
+
+        As for pip, upper and lower case are the same, and so are - and _.
+        """
+        full = canonical(self.distribution)
+        short = full.removeprefix("needle-")
+        known = {full, short, *map(canonical, self.names)}
+        if "backends" in self.offers:
+            known.add(short.removesuffix("-backend"))
+        return canonical(name) in known
 
     @property
     def package(self) -> str:
@@ -70,7 +78,7 @@ class Manifest:
 
     def __init__(self) -> None:
         self.selection = Selection()
-        self.plugins = sorted(_installed(), key=lambda p: (_canonical(p.distribution), p.value))
+        self.plugins = sorted(_installed(), key=lambda p: (canonical(p.distribution), p.value))
         self.selection.check(self.plugins)
         self.selected = [p for p in self.plugins if self.selection.takes(p)]
 
@@ -97,7 +105,7 @@ def _installed() -> Iterable[Plugin]:
             if "[needle_core." not in text:  # nearly all distributions; parsing them all would take longer than this
                 continue
             name, version = _identity(distribution)
-            key = _canonical(name) if name != _UNNAMED else f"{site}\n{text}"
+            key = canonical(name) if name != _UNNAMED else f"{site}\n{text}"
             if key not in seen:
                 seen.add(key)
                 yield from _plugins(name, version, site, distribution.entry_points)
@@ -128,6 +136,6 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
     return fields.get("Name", _UNNAMED), fields.get("Version", "?")
 
 
-def _canonical(distribution: str) -> str:
+def canonical(distribution: str) -> str:
     """The normalised name of a distribution: lower case, with single hyphens."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

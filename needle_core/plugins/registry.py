@@ -109,6 +109,12 @@ def names(group: Group) -> list[str]:
         return _ready().names(group)
 
 
+def activated(name: str) -> list[Activation]:
+    """The selected plugins that answer to `name`, activated; none if no plugin does. Raises PluginError if one is broken."""
+    with lock:
+        return [_activate(plugin) for plugin in _ready().selected if plugin.answers_to(name)]
+
+
 def kernels(backend: str) -> dict[str, Callable[..., Any]]:
     """The kernels of plugins for `backend`, which is being opened; a plugin that fails is warned of, and the backend opens."""
     with lock:
