@@ -11,7 +11,7 @@ import needle_core as ndl
 
 HEAVY = {
     "rich", "click", "safetensors", "ml_dtypes", "matplotlib", "sklearn", "pluggy", "importlib.metadata", "needle_optimizers",
-    "needle_numpy_backend", "needle_core.data", "needle_core.checkpoint", "needle_core.cli", "needle_core.testing",
+    "needle_numpy_backend", "needle_core.data", "needle_core.checkpoint", "needle_core.cli", "needle_core.testing.samples",
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def widened(x: Array, floating: bool) -> Array:
 def refer(case: Case, sample: Sample, arrays: Sequence[Array]) -> list[Array]:
     """The outputs of the reference."""
     with np.errstate(all="ignore"):
-        result = case.reference(*arrays, **sample.attrs)
+        result = case.reference(*arrays, **sample.arguments)
     return [np.asarray(y) for y in (result if isinstance(result, tuple) else (result,))]
 
 
@@ -104,7 +104,7 @@ def check_forward(case: Case, sample: Sample, dtype: str, layout: str = "contigu
     place = f"{case.name}/{'body' if body else 'forward'}/{sample}/{dtype}/{layout}"
     tensors = [LAYOUTS[layout](rounded(x, DTYPES[dtype])) for x in sample.draw(case.name)]
     before = [np.array(t.numpy()) for t in tensors]
-    results = outputs(call_body(case.name, tensors, sample.attrs) if body else OPS[case.name](*tensors, **sample.attrs))
+    results = outputs(call_body(case.name, tensors, sample.arguments) if body else OPS[case.name](*tensors, **sample.arguments))
     if any(t.numpy().tobytes() != x.tobytes() for t, x in zip(tensors, before, strict=True)):
         raise MismatchError(f"{place}: an input was written")
     dtypes = results_of(case, dtype)
@@ -258,7 +258,7 @@ def check_special(case: Case, dtype: str) -> None:
     place = f"{case.name}/special/{dtype}"
     count = len(case.samples[0].inputs)
     columns = [np.array(c, DTYPES[dtype].numpy) for c in zip(*itertools.product(SPECIAL, repeat=count), strict=True)]
-    attrs = case.samples[0].attrs
+    attrs = case.samples[0].arguments
     y = OPS[case.name](*map(ndl.Tensor, columns), **attrs).numpy()
     with np.errstate(all="ignore"):
         expected = np.asarray(case.reference(*(c.astype(np.float64) for c in columns), **attrs))
@@ -278,7 +278,7 @@ def check_refusal(name: str, refusal: Refusal) -> None:
     place = f"{name}/refusal/{refusal.sample}"
     tensors = [ndl.Tensor(rounded(x, DTYPES["float32"])) for x in refusal.sample.draw(name)]
     try:
-        OPS[name](*tensors, **refusal.sample.attrs)
+        OPS[name](*tensors, **refusal.sample.arguments)
     except ndl.errors.NeedleError as error:
         text = str(error)
         if type(error) is not refusal.error or refusal.text not in text or not text.startswith(f"{name}: "):
@@ -298,7 +298,7 @@ def _of(case: Case, sample: Sample, arrays: Sequence[Array], chosen: Sequence[in
         full = [ndl.Tensor(x) for x in arrays]
         for i, x in zip(chosen, xs, strict=True):
             full[i] = x
-        return OPS[case.name](*full, **sample.attrs)
+        return OPS[case.name](*full, **sample.arguments)
 
     return f
 

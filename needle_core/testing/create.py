@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from needle_core.backend import default_device
 from needle_core.errors import DtypeError, ShapeError
-from needle_core.testing.samples import COMPLEX, Array, Input, always, declare, index, real, refuses, sample
+from needle_core.testing.samples import COMPLEX, HERE, Array, Input, always, declare, index, real, refuses, sample
 
 _FACTORS, _WEYL, _LOW = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 0xFFFFFFFF
 _inverse_normal = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
@@ -58,7 +57,7 @@ _HALF = [refuses(DtypeError, "drawn in float32 or float64", _STATE, shape=(), dt
 declare(
     "iota",
     lambda n, device: np.arange(n),
-    [sample(n=n, device=default_device()) for n in (0, 1, 9)],
+    [sample(n=n, device=HERE) for n in (0, 1, 9)],
     dtypes=["float32"],
     result=always("int64"),
 )
@@ -89,5 +88,5 @@ _MATRICES = [sample(real(*shape), **attrs) for shape in ((3, 3), (2, 4), (4, 2),
 _FLAT = [refuses(ShapeError, "a triangle needs at least two axes", real(3))]
 declare("tril", np.tril, _MATRICES, gradient=COMPLEX, exact=True, refusals=_FLAT)
 declare("triu", np.triu, _MATRICES, gradient=COMPLEX, exact=True, refusals=_FLAT)
-declare("to_device", lambda x, device: x + 0, [sample(real(*s), device=default_device()) for s in ((), (3,), (2, 3), (0, 2))],
+declare("to_device", lambda x, device: x + 0, [sample(real(*s), device=HERE) for s in ((), (3,), (2, 3), (0, 2))],
         gradient=COMPLEX, exact=True)  # fmt: skip

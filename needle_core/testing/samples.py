@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from needle_core.backend import default_device
 from needle_core.errors import NeedleError
 from needle_core.spec import DTYPES, DType
 
@@ -97,10 +98,25 @@ class Sample:
     def __str__(self) -> str:
         return " ".join([*map(str, self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())])
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The attributes to call with."""
+        return {name: default_device() if value is HERE else value for name, value in self.attrs.items()}
+
     def draw(self, seed: str) -> list[Array]:
         """The values of all inputs, the same for the same `seed`."""
         rng = np.random.default_rng(zlib.crc32(f"{seed}/{self}".encode()))
         return [i.draw(rng) for i in self.inputs]
+
+
+class Here:
+    """Stands in a sample for the default device of when it is used."""
+
+    def __repr__(self) -> str:
+        return "here"
+
+
+HERE: Final = Here()
 
 
 def sample(*inputs: Input, **attrs: Any) -> Sample:
