@@ -21,3 +21,11 @@ def needle_register_optimizers(registrar: Registrar) -> None:
 
     for optimizer in (SGD, Adam, AdamW, RMSprop, Adagrad, Lion):
         registrar.optimizer(optimizer)
+
+
+@hookimpl
+def needle_conformance(registrar: Registrar) -> None:
+    from needle_optimizers.conformance import CASES
+
+    for case in CASES:
+        registrar.optimizer_case(case)
