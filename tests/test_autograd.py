@@ -19,6 +19,8 @@ from needle_core.doors import elementwise
 from needle_core.errors import ArgumentError, GradientError, MissingGradientError, NeedleError, ShapeError
 from tests.leaves import gradient, leaf
 
+HERE = ndl.default_device()
+
 # -- backward -------------------------------------------------------------------------------------------------------------
 
 
@@ -169,18 +171,18 @@ def test_given_gradient_may_be_anything_that_makes_a_tensor(given: Any) -> None:
         (
             lambda x: (x.detach() * 2).sum().backward(),
             GradientError,
-            "backward: nothing that this tensor was computed from requires a gradient\n  tensor: float64[] on numpy",
+            f"backward: nothing that this tensor was computed from requires a gradient\n  tensor: float64[] on {HERE}",
         ),
         (
             lambda x: (x * 2).backward(),
             GradientError,
-            "backward: only a single number has a gradient without further ado\n  tensor: float64[2] on numpy\n"
+            f"backward: only a single number has a gradient without further ado\n  tensor: float64[2] on {HERE}\n"
             "  hint: y.sum().backward(), or give the gradient of what follows: y.backward(gradient)",
         ),
         (
             lambda x: (x * 2).backward(Tensor([1.0])),
             ShapeError,
-            "backward: the gradient must be like the tensor\n  tensor: float64[2] on numpy\n  gradient: float32[1] on numpy",
+            f"backward: the gradient must be like the tensor\n  tensor: float64[2] on {HERE}\n  gradient: float32[1] on {HERE}",
         ),
     ],
     ids=["no graph", "not a number", "other spec"],
@@ -202,7 +204,7 @@ def test_second_backward_says_that_the_graph_is_freed() -> None:
         y.backward()
     assert str(caught.value) == (
         "the graph behind this tensor has been freed by an earlier backward()\n"
-        "  op: sum\n  output: float64[] on numpy\n  hint: backward(retain_graph=True) keeps it"
+        f"  op: sum\n  output: float64[] on {HERE}\n  hint: backward(retain_graph=True) keeps it"
     )
     assert gradient(x) == [2, 4]
 

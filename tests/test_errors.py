@@ -18,6 +18,9 @@ from needle_core.errors import ArgumentError, KernelError, NeedleError, ShapeErr
 from needle_core.plugins import registry
 from tests.plugin_fixtures import Site, of, site
 
+HERE = ndl.default_device()
+BACKEND = HERE.backend.name
+
 __all__ = ["site"]
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NeedleError)]
@@ -110,38 +113,38 @@ def freed() -> None:
 EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
     "ShapeError": (
         lambda: ndl.ones((32, 784)) @ ndl.ones((128, 784)),
-        "matmul: inner dimensions differ, 784 != 128\n  a: float32[32, 784] on numpy\n  b: float32[128, 784] on numpy\n"
+        f"matmul: inner dimensions differ, 784 != 128\n  a: float32[32, 784] on {HERE}\n  b: float32[128, 784] on {HERE}\n"
         "  hint: a @ b.mT has shape [32, 128]",
     ),
     "DtypeError": (
         lambda: Tensor([1, 2], requires_grad=True),
-        "only floating tensors have gradients, not int64\n  tensor: int64[2] on numpy",
+        f"only floating tensors have gradients, not int64\n  tensor: int64[2] on {HERE}",
     ),
     "ArgumentError": (
         lambda: ndl.sum(Tensor([1.0]), dim=0),
-        "sum: has no attribute 'dim'\n  x: float32[1] on numpy\n  attributes: axis, axes, keepdims",
+        f"sum: has no attribute 'dim'\n  x: float32[1] on {HERE}\n  attributes: axis, axes, keepdims",
     ),
     "BoundsError": (
         lambda: ndl.take(Tensor([1.0, 2.0]), Tensor([5])),
-        "take: index 5 is out of bounds for axis 0 with size 2\n  x: float32[2] on numpy\n  indices: int64[1] on numpy",
+        f"take: index 5 is out of bounds for axis 0 with size 2\n  x: float32[2] on {HERE}\n  indices: int64[1] on {HERE}",
     ),
     "MissingKernelError": (
         lambda: lonely(Tensor([1.0])),
-        "lonely: backend 'numpy' has no kernel for this primitive\n  x: float32[1] on numpy\n  kernels: none",
+        f"lonely: backend '{BACKEND}' has no kernel for this primitive\n  x: float32[1] on {HERE}\n  kernels: none",
     ),
     "MissingGradientError": (
         lambda: Cube()(Tensor([1.0], requires_grad=True)).backward(),
-        "gradient of Cube: no gradient rule\n  x: float32[1] on numpy\n  hint: define Cube.gradient(self, out_grad, node)",
+        f"gradient of Cube: no gradient rule\n  x: float32[1] on {HERE}\n  hint: define Cube.gradient(self, out_grad, node)",
     ),
     "GradientError": (
         freed,
-        "the graph behind this tensor has been freed by an earlier backward()\n  op: multiply\n  output: float32[] on numpy\n"
+        f"the graph behind this tensor has been freed by an earlier backward()\n  op: multiply\n  output: float32[] on {HERE}\n"
         "  hint: backward(retain_graph=True) keeps it",
     ),
     "KernelError": (
         lambda: Tensor([2]) ** -1,
         "pow: the kernel raised ValueError: Integers to negative integer powers are not allowed.\n"
-        "  a: int64[1] on numpy\n  b: int64[] on numpy",
+        f"  a: int64[1] on {HERE}\n  b: int64[] on {HERE}",
     ),
     "StateError": (
         lambda: nn.Linear(2, 3).load_state_dict({"weight": Tensor([1.0]), "extra": Tensor([1.0])}),

@@ -16,6 +16,8 @@ from needle_core.errors import ArgumentError, BoundsError, DtypeError, ShapeErro
 from needle_core.random import Generator, default_generator
 from needle_core.tensor import Tensor
 
+HERE = ndl.default_device()
+
 Array = npt.NDArray[np.float64]
 X: Array = np.random.default_rng(0).normal(size=(5, 4))
 GRID: Array = np.linspace(-5, 5, 41)
@@ -299,7 +301,7 @@ def test_batch_norm_needs_two_samples_in_training(samples: int) -> None:
         layer(Tensor(np.zeros((samples, 4), np.float32)))
     assert str(caught.value) == (
         f"BatchNorm1d: in training, at least two samples are needed for a variance, not {samples}\n"
-        f"  x: float32[{samples}, 4] on numpy\n"
+        f"  x: float32[{samples}, 4] on {HERE}\n"
         "  hint: model.eval() uses the running statistics"
     )
     assert layer.running_var.tolist() == [1.0] * 4

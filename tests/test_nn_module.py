@@ -16,6 +16,8 @@ from needle_core.nn import Buffer, Module, Parameter
 from needle_core.spec import Device
 from needle_core.tensor import Tensor
 
+HERE = ndl.default_device()
+
 
 class ScaleAdd(Module):
     def __init__(self, s: float = 1.0, b: float = 0.0) -> None:
@@ -85,8 +87,8 @@ def test_parameter_is_made_of_arrays_and_numbers() -> None:
 
 
 def test_repr_says_which_kind_of_tensor() -> None:
-    assert repr(Parameter([1.0, 2.0])) == "Parameter([1., 2.], float32[2] on numpy, requires_grad=True)"
-    assert repr(Buffer([1.0])) == "Buffer([1.], float32[1] on numpy)"
+    assert repr(Parameter([1.0, 2.0])) == f"Parameter([1., 2.], float32[2] on {HERE}, requires_grad=True)"
+    assert repr(Buffer([1.0])) == f"Buffer([1.], float32[1] on {HERE})"
 
 
 def test_module_without_forward_says_what_is_missing() -> None:
@@ -175,8 +177,8 @@ def test_a_plain_tensor_does_not_take_the_place_of_a_parameter_or_buffer() -> No
         layer.running_mean = 0.5 * layer.running_mean  # type: ignore[assignment]
     assert str(caught.value) == (
         "BatchNorm1d.running_mean is a Buffer; a plain tensor in its place would neither be trained nor saved\n"
-        "  old: float32[2] on numpy\n"
-        "  new: float32[2] on numpy\n"
+        f"  old: float32[2] on {HERE}\n"
+        f"  new: float32[2] on {HERE}\n"
         "  hint: self.running_mean.data = ... gives it a new value"
     )
     layer.weight = Parameter([2.0, 2.0])

@@ -27,6 +27,9 @@ from needle_core.errors import (
 from needle_core.op import KERNELS, MEMO_LIMIT, OPS, Op, register_kernels, register_op
 from needle_core.spec import Spec
 
+HERE = ndl.default_device()
+BACKEND = HERE.backend.name
+
 
 @composite(lambda x, *, k=1: (x, {"k": k}))
 def scaled(x: Tensor, *, k: Any = 1) -> Tensor:
@@ -155,7 +158,7 @@ def test_primitives_are_at_most_45_and_numpy_has_them_all() -> None:
 # -- arguments --------------------------------------------------------------------------------------------------------------
 
 X = Tensor([[1.0, 2.0]])
-SPEC = "float32[1, 2] on numpy"
+SPEC = f"float32[1, 2] on {HERE}"
 
 
 @pytest.mark.parametrize(
@@ -199,11 +202,11 @@ def test_arguments_that_do_not_fit_are_refused(run: Callable[[], Any], text: str
         (lambda: ndl.sum(X, axis=(0, -2)), f"sum: axes (0, -2) repeat an axis\n  x: {SPEC}"),
         (
             lambda: ndl.add(X, Tensor([1.0, 2.0, 3.0])),
-            f"add: shapes do not broadcast, 2 != 3 at axis -1\n  a: {SPEC}\n  b: float32[3] on numpy",
+            f"add: shapes do not broadcast, 2 != 3 at axis -1\n  a: {SPEC}\n  b: float32[3] on {HERE}",
         ),
         (
             lambda: X @ Tensor(np.ones((5, 2), np.float32)),
-            f"matmul: inner dimensions differ, 2 != 5\n  a: {SPEC}\n  b: float32[5, 2] on numpy\n"
+            f"matmul: inner dimensions differ, 2 != 5\n  a: {SPEC}\n  b: float32[5, 2] on {HERE}\n"
             "  hint: a @ b.mT has shape [1, 5]",
         ),
         (lambda: ndl.broadcast_to(X, shape=(-1, 2)), f"broadcast_to: shape (-1, 2) has a negative size\n  x: {SPEC}"),
@@ -218,7 +221,7 @@ def test_shapes_that_do_not_fit_are_refused(run: Callable[[], Any], text: str) -
 def test_operands_of_a_variadic_op_are_numbered() -> None:
     with pytest.raises(ShapeError) as caught:
         ndl.stack([X, Tensor([1.0])])
-    assert str(caught.value) == f"stack: shapes differ, [1, 2] and [1]\n  arrays[0]: {SPEC}\n  arrays[1]: float32[1] on numpy"
+    assert str(caught.value) == f"stack: shapes differ, [1, 2] and [1]\n  arrays[0]: {SPEC}\n  arrays[1]: float32[1] on {HERE}"
 
 
 def test_long_operand_is_shown_in_brief() -> None:
@@ -337,9 +340,9 @@ def test_new_kernel_is_used_from_the_next_call_on(monkeypatch: pytest.MonkeyPatc
         return x
 
     monkeypatch.setitem(OPS, "replaced", replaced)
-    monkeypatch.setitem(KERNELS, ("replaced", "numpy"), np.copy)
+    monkeypatch.setitem(KERNELS, ("replaced", BACKEND), np.copy)
     assert replaced(X).tolist() == [[1, 2]]
-    register_kernels("numpy", {"replaced": lambda x: x * 10})
+    register_kernels(BACKEND, {"replaced": lambda x: x * 10})
     assert replaced(X).tolist() == [[10, 20]]
 
 
@@ -351,7 +354,7 @@ def test_kernel_is_preferred_to_the_body(monkeypatch: pytest.MonkeyPatch) -> Non
     def fast(x: Tensor, *, k: int) -> Tensor:
         raise AssertionError
 
-    monkeypatch.setitem(KERNELS, ("fast", "numpy"), lambda x, k: x + k)
+    monkeypatch.setitem(KERNELS, ("fast", BACKEND), lambda x, k: x + k)
     assert fast(X, k=3).tolist() == [[4, 5]]
 
 
@@ -365,7 +368,7 @@ def test_kernel_gets_canonical_attributes(monkeypatch: pytest.MonkeyPatch) -> No
         given.append(attrs)
         return x.sum(1)
 
-    monkeypatch.setitem(KERNELS, ("total", "numpy"), kernel)
+    monkeypatch.setitem(KERNELS, ("total", BACKEND), kernel)
     for attrs in ({"axis": -1}, {"axes": [1]}):
         total(X, **attrs)
     assert given == [{"axes": (1,), "keepdims": False}] * 2
@@ -391,7 +394,7 @@ def test_exception_of_a_kernel_names_op_and_operands(
     for door, operands in ((elementwise, "x"), (broadcasted, "ab")):
         failing: Op[..., Any] = primitive(door)(eval(f"lambda {', '.join(operands)}: None"))
         failing.name = "failing"
-        monkeypatch.setitem(KERNELS, ("failing", "numpy"), fail)
+        monkeypatch.setitem(KERNELS, ("failing", BACKEND), fail)
         with pytest.raises(error) as caught:
             failing(*[X] * len(operands))
         assert str(caught.value) == f"failing: {summary}" + "".join(f"\n  {name}: {SPEC}" for name in operands)
@@ -406,7 +409,7 @@ def test_keyboard_interrupt_passes_through(monkeypatch: pytest.MonkeyPatch) -> N
     def interrupt(x: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(KERNELS, ("lonely", "numpy"), interrupt)
+    monkeypatch.setitem(KERNELS, ("lonely", BACKEND), interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
             lonely(Tensor([1.0, 2.0, 3.0]))
@@ -420,7 +423,7 @@ def test_missing_kernel_names_who_has_one(having: list[str], shown: str, monkeyp
         monkeypatch.setitem(KERNELS, ("lonely", backend), abs)
     with pytest.raises(MissingKernelError) as caught:
         lonely(X)
-    text = "lonely: backend 'numpy' has no kernel for this primitive"
+    text = f"lonely: backend '{BACKEND}' has no kernel for this primitive"
     assert str(caught.value) == f"{text}\n  x: {SPEC}\n  kernels: {shown}"
 
 
@@ -436,7 +439,7 @@ def test_op_with_several_outputs_returns_a_tuple(monkeypatch: pytest.MonkeyPatch
     @primitive(lambda x: ((x, x.like(shape=())), {}))
     def parts(x: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    monkeypatch.setitem(KERNELS, ("parts", "numpy"), lambda x: [x + 1, x.sum(keepdims=True).reshape(())])
+    monkeypatch.setitem(KERNELS, ("parts", BACKEND), lambda x: [x + 1, x.sum(keepdims=True).reshape(())])
     a, b = parts(X)
     assert (a.tolist(), b.item(), b.shape) == ([[2, 3]], 3, ())
 
@@ -445,7 +448,7 @@ def test_kernel_of_several_outputs_that_fails_names_its_op(monkeypatch: pytest.M
     @primitive(lambda x: ((x, x), {}))
     def parts(x: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    monkeypatch.setitem(KERNELS, ("parts", "numpy"), lambda x: 1 // 0)
+    monkeypatch.setitem(KERNELS, ("parts", BACKEND), lambda x: 1 // 0)
     with pytest.raises(KernelError) as caught:
         parts(X)
     assert str(caught.value).splitlines()[0].startswith("parts: the kernel raised ZeroDivisionError: ")
@@ -459,7 +462,7 @@ def test_outputs_of_integers_have_no_graph(by_kernel: bool, monkeypatch: pytest.
 
     rounded.vjp(lambda g, y, x: g[0])
     if by_kernel:
-        monkeypatch.setitem(KERNELS, ("rounded", "numpy"), lambda x: (np.round(x), x.astype(np.int64)))
+        monkeypatch.setitem(KERNELS, ("rounded", BACKEND), lambda x: (np.round(x), x.astype(np.int64)))
     near, whole = rounded(Tensor([1.5], requires_grad=True))
     assert (near.requires_grad, near.is_leaf) == (True, False)
     assert (whole.requires_grad, whole.is_leaf) == (False, True)
@@ -473,7 +476,7 @@ def test_run_body_passes_a_kernel_by_and_promotes(monkeypatch: pytest.MonkeyPatc
     def halved_sum(a: Tensor, b: Tensor) -> Tensor:
         return (a + b) * 0.5
 
-    monkeypatch.setitem(KERNELS, ("halved_sum", "numpy"), lambda a, b: np.zeros_like(a))
+    monkeypatch.setitem(KERNELS, ("halved_sum", BACKEND), lambda a, b: np.zeros_like(a))
     monkeypatch.setitem(OPS, "halved_sum", halved_sum)
     a, b = Tensor([1, 2]), Tensor([2.0, 4.0])
     assert halved_sum(a, b).numpy().tolist() == [0, 0]
@@ -515,7 +518,7 @@ def test_watcher_sees_each_new_combination_once_and_may_wrap_it(monkeypatch: pyt
         (
             lambda: ndl.full(2, X),
             ArgumentError,
-            "full: the value is a Python number, not Tensor([[1., 2.]], float32[1, 2] on numpy)\n"
+            f"full: the value is a Python number, not Tensor([[1., 2.]], float32[1, 2] on {HERE})\n"
             "  hint: broadcast_to repeats a tensor",
         ),
         (lambda: ndl.arange(0, 5, 0), ArgumentError, "arange: the step is zero"),
@@ -539,7 +542,7 @@ def test_functions_name_themselves(run: Callable[[], Any], error: type[NeedleErr
     ],
 )
 def test_kernel_that_returns_something_else_is_refused(wrong: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KERNELS, ("exp", "numpy"), wrong)
+    monkeypatch.setitem(KERNELS, ("exp", BACKEND), wrong)
     ndl.exp.forget()
     try:
         with pytest.raises(KernelError, match=f"exp: the kernel {text}"):

@@ -16,6 +16,8 @@ from needle_core.errors import ArgumentError, DeviceError, DtypeError, PluginErr
 from needle_core.tensor import Tensor
 from tests.plugin_fixtures import HEAD, Site, of, site
 
+HERE = ndl.default_device()
+
 __all__ = ["site"]
 
 
@@ -378,21 +380,21 @@ def test_what_is_no_tensor_is_refused() -> None:
 def test_tensor_without_gradient_is_refused() -> None:
     assert refused([Tensor([1.0])]) == (
         "Heavy: parameter 0 of group 0 requires no gradient, so it would never change\n"
-        "  tensor: float32[1] on numpy\n"
+        f"  tensor: float32[1] on {HERE}\n"
         "  hint: [p for p in model.parameters() if p.requires_grad]"
     )
 
 
 def test_result_of_an_op_is_refused() -> None:
     assert refused([parameter(1.0) * 2.0]) == (
-        "Heavy: parameter 0 of group 0 is the result of an op, so it would never change\n  tensor: float64[1] on numpy"
+        f"Heavy: parameter 0 of group 0 is the result of an op, so it would never change\n  tensor: float64[1] on {HERE}"
     )
 
 
 def test_parameter_given_twice_is_refused() -> None:
     p = parameter(1.0)
     assert refused([{"params": [parameter(0.0), p]}, {"params": [p]}]) == (
-        "Heavy: parameter 0 of group 1 is parameter 1 of group 0 too, and would move twice\n  tensor: float64[1] on numpy"
+        f"Heavy: parameter 0 of group 1 is parameter 1 of group 0 too, and would move twice\n  tensor: float64[1] on {HERE}"
     )
 
 
@@ -427,7 +429,7 @@ def test_gradient_of_another_shape_is_refused() -> None:
     with pytest.raises(ShapeError) as caught:
         Heavy([p]).step()
     assert message(caught) == (
-        "Heavy: a gradient is not like its parameter\n  parameter: float64[2] on numpy\n  gradient: float64[1] on numpy"
+        f"Heavy: a gradient is not like its parameter\n  parameter: float64[2] on {HERE}\n  gradient: float64[1] on {HERE}"
     )
 
 
@@ -446,7 +448,7 @@ def test_update_of_another_shape_is_refused() -> None:
     with pytest.raises(ShapeError) as caught:
         Growing([parameter(1.0, grad=1.0)], 0.1).step()
     assert message(caught) == (
-        "Growing: update gives a value that is not like the old\n  old: float64[1] on numpy\n  new: float64[2, 1] on numpy"
+        f"Growing: update gives a value that is not like the old\n  old: float64[1] on {HERE}\n  new: float64[2, 1] on {HERE}"
     )
 
 
@@ -535,10 +537,10 @@ def test_state_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
     assert message(caught) == (
         "Heavy: the state does not fit, nothing was loaded\n"
         "  optimizer: 'Heavy' expected, 'Light' found\n"
-        "  step: float64[] on numpy expected, 7 found\n"
+        f"  step: float64[] on {HERE} expected, 7 found\n"
         "  groups.0.beta: 0.5 expected, 0.9 found\n"
         "  groups.0.gamma: unexpected\n"
-        "  parameters.0.u: float64[1] on numpy expected, float32[1] on numpy found\n"
+        f"  parameters.0.u: float64[1] on {HERE} expected, float32[1] on {HERE} found\n"
         "  parameters.1.u: missing\n"
         "  parameters.1.v: unexpected\n"
         "  parameters.2: unexpected"

@@ -16,6 +16,8 @@ from needle_core import Tensor
 from needle_core.errors import ArgumentError, DtypeError, GradientError, NeedleError, ShapeError
 from needle_core.spec import DTYPES
 
+HERE = ndl.default_device()
+
 NUMPY = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES}
 KNOWN = "bool, uint8, int32, int64, float16, bfloat16, float32, float64"
 
@@ -170,16 +172,16 @@ def test_data_of_the_result_of_an_op_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "error", "new"),
     [
-        ([1.0], ShapeError, "float32[1] on numpy"),
-        (Tensor(1.0), ShapeError, "float32[] on numpy"),
-        (Tensor([1, 2]), DtypeError, "int64[2] on numpy"),
+        ([1.0], ShapeError, f"float32[1] on {HERE}"),
+        (Tensor(1.0), ShapeError, f"float32[] on {HERE}"),
+        (Tensor([1, 2]), DtypeError, f"int64[2] on {HERE}"),
     ],
 )
 def test_data_refuses_another_spec(value: Any, error: type[NeedleError], new: str) -> None:
     w = Tensor([1.0, 2.0])
     with pytest.raises(error) as caught:
         w.data = value
-    text = "data: the new value does not fit in the place of the old\n  old: float32[2] on numpy\n  new: "
+    text = f"data: the new value does not fit in the place of the old\n  old: float32[2] on {HERE}\n  new: "
     assert str(caught.value) == text + new
     assert w.tolist() == [1, 2]
 

@@ -19,6 +19,8 @@ from needle_core import Tensor
 from needle_core.errors import ArgumentError, BoundsError, DtypeError, NeedleError, ShapeError
 from needle_core.spec import DTYPES
 
+HERE = ndl.default_device()
+
 NUMPY = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES}
 KNOWN = "bool, uint8, int32, int64, float16, bfloat16, float32, float64"
 
@@ -190,7 +192,7 @@ def test_basic_index_agrees_with_numpy(case: tuple[np.ndarray[Any, Any], Any]) -
 def test_index_that_does_not_fit_is_refused(key: Any, error: type[NeedleError], text: str) -> None:
     with pytest.raises(error) as caught:
         Tensor(np.zeros((2, 4), int))[key]
-    assert str(caught.value) == f"{text}\n  x: int64[2, 4] on numpy"
+    assert str(caught.value) == f"{text}\n  x: int64[2, 4] on {HERE}"
 
 
 def test_integer_tensors_serve_as_bounds() -> None:
@@ -246,7 +248,7 @@ def test_correction_is_subtracted_from_the_count(name: str) -> None:
         (lambda t: t.flatten(), X.reshape(6)),
         (lambda t: t.sum(axis=(0, 1)), X.sum()),
         (lambda t: t.cumsum(1), X.cumsum(1)),
-        (lambda t: t.to("numpy"), X),
+        (lambda t: t.to(HERE), X),
         (lambda t: t.astype("int32").astype(float), X.astype(np.float32)),
     ],
 )
@@ -274,14 +276,14 @@ def test_method_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error) as caught:
         change(Tensor(X))
-    operands = "a: float64[2, 3] on numpy\n  b: float64[] on numpy"
+    operands = f"a: float64[2, 3] on {HERE}\n  b: float64[] on {HERE}"
     matmul = f"matmul: a 0-d tensor has no matrix product\n  {operands}\n  hint: a * b multiplies by a number"
-    assert str(caught.value) == (f"{text}\n  x: float64[2, 3] on numpy" if text else matmul)
+    assert str(caught.value) == (f"{text}\n  x: float64[2, 3] on {HERE}" if text else matmul)
 
 
 def test_to_the_same_device_is_the_tensor_itself() -> None:
     t = Tensor([1.0])
-    assert t.to("numpy") is t
+    assert t.to(HERE) is t
 
 
 @pytest.mark.parametrize("sign", [operator.and_, operator.or_, operator.xor])
