@@ -21,6 +21,7 @@ from needle_core.op import Op, composite, primitive
 from needle_core.tensor_op import TensorOp
 from needle_core.backend import Backend, default_device, device, set_default_device
 from needle_core import tree
+from needle_core.fallback import fallbacks
 from needle_core.autograd import enable_grad, grad, no_grad, value_and_grad, vjp
 from needle_core import ops
 from needle_core.ops import *
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Backend", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_", "checkpoint",
-    "composite", "data", "default_device", "device", "enable_grad", "errors", "float16", "float32", "float64", "from_dlpack",
-    "grad", "init", "int32", "int64", "manual_seed", "nn", "no_grad", "ops", "optim", "primitive", "promote", "random",
-    "set_default_device", "tree", "uint8", "value_and_grad", "vjp"
+    "Backend", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_",
+    "checkpoint", "composite", "data", "default_device", "device", "enable_grad", "errors", "fallbacks", "float16",
+    "float32", "float64", "from_dlpack", "grad", "init", "int32", "int64", "manual_seed", "nn", "no_grad", "ops", "optim",
+    "primitive", "promote", "random", "set_default_device", "tree", "uint8", "value_and_grad", "vjp"
 ]  # fmt: skip
 __all__ += ops.__all__
 

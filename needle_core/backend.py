@@ -7,7 +7,6 @@ making an instance opens it. Buffers are the backend's own: the core only passes
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -15,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias, get_origin
 
 import numpy.typing as npt
 
-from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError
+from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError, warn
 from needle_core.op import OPS, Kernel, lock, register_kernels
 from needle_core.spec import Device, DType, Spec
 
@@ -176,19 +175,8 @@ def chosen_device() -> Device | None:
 
 
 def host_backends() -> list[type[Backend]]:
-    """The classes of the installed host backends, highest priority first; a broken plugin is warned of."""
-    from needle_core.plugins import registry
-
-    hosts: list[type[Backend]] = []
-    for name in registry.names("backends"):
-        try:
-            backend = registry.find("backends", name)
-        except NeedleError as broken:
-            warnings.warn(f"not considered as the default device: {broken}", RuntimeWarning, stacklevel=4)
-            continue
-        if backend is not None and backend.host:
-            hosts.append(backend)
-    return sorted(hosts, key=lambda b: (-b.priority, b.name))
+    """The classes of the installed host backends, highest priority first; those of broken plugins are left out."""
+    return _host_backends()[0]
 
 
 def default_device_reason() -> tuple[str, str]:
@@ -202,8 +190,27 @@ def default_device_reason() -> tuple[str, str]:
             known = ", ".join(registry.names("backends")) or "none"
             raise DeviceError(f"NEEDLE_DEVICE is {name!r}, but no backend is called so", details={"installed": known})
         return name, "NEEDLE_DEVICE says so"
-    hosts = host_backends()
+    hosts, broken = _host_backends()
+    for error in broken:
+        warn(f"not considered as the default device: {error}")
     if not hosts:
         raise DeviceError("no host backend is installed", hint="pip install needle-numpy-backend")
     ranking = ", ".join(f"{b.name} {b.priority}" for b in sorted(hosts, key=lambda b: b.name))
     return hosts[0].name, f"the host backend of highest priority ({ranking})"
+
+
+def _host_backends() -> tuple[list[type[Backend]], list[NeedleError]]:
+    """The classes of the host backends, highest priority first, and what is wrong with backends that are broken."""
+    from needle_core.plugins import registry
+
+    hosts: list[type[Backend]] = []
+    broken: list[NeedleError] = []
+    for name in registry.names("backends"):
+        try:
+            backend = registry.find("backends", name)
+        except NeedleError as error:
+            broken.append(error)
+            continue
+        if backend is not None and backend.host:
+            hosts.append(backend)
+    return sorted(hosts, key=lambda b: (-b.priority, b.name)), broken

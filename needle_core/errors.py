@@ -12,6 +12,8 @@ Whoever finds a fault says only what is wrong; `located` adds where, once, in th
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Self
 
@@ -51,6 +53,14 @@ def brief(value: object) -> str:
     text = " ".join(repr(value).split())
     text = text if len(text) <= 60 else text[:57] + "..."
     return text if value is None or isinstance(value, int | float | complex | str) else f"{type(value).__name__} {text}"
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of Needle that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "needle_core":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 class ShapeError(NeedleError, ValueError):

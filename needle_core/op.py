@@ -21,7 +21,6 @@ from needle_core.errors import (
     DeviceError,
     KernelError,
     MissingGradientError,
-    MissingKernelError,
     NeedleError,
     brief,
 )
@@ -208,6 +207,10 @@ class Op(Generic[P, R]):
         spec, canonical = self.door(*specs, **attrs)
         outputs = spec if isinstance(spec, tuple) else (spec,)
         backend = outputs[0].device.backend
+        if (self.name, backend.name) not in KERNELS and OPS.get(self.name) is not self:
+            from needle_core.plugins import registry
+
+            registry.activate_home(self)  # it was imported from its plugin instead of found by name
         kernel = KERNELS.get((self.name, backend.name))
         if kernel is not None:
             bound = backend.bind(kernel, canonical, specs, spec)
@@ -215,10 +218,9 @@ class Op(Generic[P, R]):
                 self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
             return launch(self, bound, spec, canonical)
         if self.body is None:
-            having = sorted(b for op, b in KERNELS if op == self.name) or ["none"]
-            raise MissingKernelError(
-                f"backend {backend.name!r} has no kernel for this primitive", details={"kernels": ", ".join(having)}
-            )
+            from needle_core.fallback import host_kernel
+
+            return launch(self, host_kernel(self.name, canonical, specs, spec), spec, canonical)
         body = self.body
         if self.rules is None and self.joint is None:
             return lambda *args: own(body(*args, **canonical), args)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from needle_core import fallback
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
 from needle_core.launch import fail
 from needle_core.op import Op, operands
@@ -25,7 +26,8 @@ class TensorOp(Op[..., Any]):
                 s = ndl.sigmoid(x)
                 return out_grad * (s + x * s * (1 - s))
 
-    It needs host memory: on a backend whose buffers are not NumPy arrays, calling it raises MissingKernelError.
+    It needs host memory: on a backend whose buffers are not NumPy arrays, calling it raises MissingKernelError, unless
+    NEEDLE_FALLBACK lets the operands go to the host and the result come back.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -63,8 +65,12 @@ class TensorOp(Op[..., Any]):
             device = tensors[0].spec.device
             if any(t.spec.device is not device for t in tensors):
                 raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
-            if not device.backend.host:
-                raise MissingKernelError(f"a TensorOp computes on host arrays, and {device} does not keep its buffers there")
+            abroad = not device.backend.host
+            if abroad and not fallback.is_allowed(self.name, device.backend):
+                raise MissingKernelError(
+                    f"a TensorOp computes on host arrays, and {device} does not keep its buffers there",
+                    hint="NEEDLE_FALLBACK=warn moves them",
+                )
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
         buffers = tuple(t.buffer for t in tensors)
@@ -73,6 +79,8 @@ class TensorOp(Op[..., Any]):
             result = Tensor(np.asarray(self.compute(*views)), device=device)
         except Exception as cause:
             fail(self, cause, tensors)
+        if abroad:
+            fallback.count(self.name, device.backend, sum(t.spec.nbytes for t in (*tensors, result)))
         if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result

@@ -352,7 +352,8 @@ def test_tensor_op_needs_host_memory(install: Install) -> None:
     with pytest.raises(MissingKernelError) as caught:
         Same()(Tensor([1.0], device="second"))
     assert str(caught.value) == (
-        "Same: a TensorOp computes on host arrays, and second:0 does not keep its buffers there\n  x: float32[1] on second:0"
+        "Same: a TensorOp computes on host arrays, and second:0 does not keep its buffers there\n  x: float32[1] on second:0\n"
+        "  hint: NEEDLE_FALLBACK=warn moves them"
     )
 
 
@@ -415,7 +416,8 @@ def test_primitive_without_a_kernel_there_names_who_has_one(install: Install) ->
     with pytest.raises(MissingKernelError) as caught:
         ndl.exp(x)
     assert str(caught.value) == (
-        "exp: backend 'second' has no kernel for this primitive\n  x: float32[1] on second:0\n  kernels: numpy"
+        "exp: backend 'second' has no kernel for this primitive\n  x: float32[1] on second:0\n  kernels: numpy\n"
+        "  hint: NEEDLE_FALLBACK=warn lets numpy compute it"
     )
 
 

@@ -12,7 +12,7 @@ A name is that of an entry point or of a distribution; it always selects a plugi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from needle_core.errors import ArgumentError, PluginError
@@ -32,6 +32,14 @@ def flag(name: str) -> bool:
         return _TRUTH[text.lower()]
     except KeyError:
         raise ArgumentError(f"{name}={text} is neither true nor false", hint=f"{name}=1 or {name}=0") from None
+
+
+def choice(name: str, values: Sequence[str]) -> str:
+    """The environment variable `name`, which is one of `values`; the first of them if it is unset or empty."""
+    text = os.environ.get(name, "").strip() or values[0]
+    if text not in values:
+        raise ArgumentError(f"{name}={text} is none of {', '.join(values)}", hint=f"{name}={values[0]} is the default")
+    return text
 
 
 class Selection:

@@ -6,17 +6,17 @@ that claims it. What failed is remembered, so that asking again raises the same 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from needle_core.errors import NeedleError, PluginError
+from needle_core.errors import NeedleError, PluginError, warn
 from needle_core.op import OPS, lock, register_kernels, register_op
 from needle_core.plugins.environment import flag
 
 if TYPE_CHECKING:
+    from needle_core.op import Op
     from needle_core.plugins.activation import Activation
     from needle_core.plugins.manifest import Group, Manifest, Plugin
 
@@ -115,6 +115,16 @@ def activated(name: str) -> list[Activation]:
         return [_activate(plugin) for plugin in _ready().selected if plugin.answers_to(name)]
 
 
+def activate_home(op: Op[..., Any]) -> None:
+    """Activate the plugin that offers `op`, if it is the one that `op` was imported from."""
+    with lock:
+        for plugin in _ready().claimants("ops", op.name):
+            if op.__module__.partition(".")[0] == plugin.package and plugin not in _memory.activating:
+                _activate(plugin)
+                if op.is_primitive:
+                    find("ops", op.name)  # in a conflict its kernels are not taken, and this says so
+
+
 def kernels(backend: str) -> dict[str, Callable[..., Any]]:
     """The kernels of plugins for `backend`, which is being opened; a plugin that fails is warned of, and the backend opens."""
     with lock:
@@ -122,7 +132,7 @@ def kernels(backend: str) -> dict[str, Callable[..., Any]]:
         found: dict[str, Callable[..., Any]] = {}
         for group, name in manifest.conflicts():
             if group == "kernels" and name.partition(".")[0] == backend:
-                _warn(_conflict(group, name, manifest.claimants(group, name)))
+                warn(str(_conflict(group, name, manifest.claimants(group, name))))
         asked: set[Plugin] = set()
         while waiting := [p for p in _concerned(backend) if p not in asked]:  # anew, for one plugin may activate another
             asked.add(waiting[0])
@@ -131,7 +141,7 @@ def kernels(backend: str) -> dict[str, Callable[..., Any]]:
             except PluginError as error:
                 if flag("NEEDLE_STRICT"):
                     raise
-                _warn(error)
+                warn(str(error))
         return found
 
 
@@ -296,7 +306,3 @@ def _blocked(plugin: Plugin, thing: str, manifest: Manifest) -> PluginError:
 
 def _removal(plugin: Plugin) -> str:
     return f"pip uninstall {plugin.distribution}"
-
-
-def _warn(error: PluginError) -> None:
-    warnings.warn(str(error), RuntimeWarning, stacklevel=4)
