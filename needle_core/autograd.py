@@ -88,7 +88,7 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
                 raise GradientError(
                     "backward: a leaf has a gradient that is not like it", details={"leaf": leaf.spec, "grad": leaf.grad.spec}
                 )
-            leaf.grad = g.detach() if leaf.grad is None else leaf.grad + g
+            leaf.grad = tensor_of(g.spec, g.buffer) if leaf.grad is None else leaf.grad + g
     finally:
         mode.grad = before
 
@@ -226,16 +226,21 @@ def _pull(
             continue
         inputs: tuple[Tensor, ...] = node.inputs  # type: ignore[assignment]  # _reachable has checked
         values = inputs
-        for i, t in enumerate(inputs):  # here and below, zip(..., strict=True) would take a tenth of a backward pass
-            if t.buffer is not node.buffers[i]:  # type: ignore[index]  # assigned since: the gradient is that of then
-                values = tuple(map(_as_it_was, inputs, node.buffers or ()))
+        buffers: tuple[Any, ...] = node.buffers  # type: ignore[assignment]
+        i = 0  # counted by hand, here and below: enumerate and zip take a twentieth of a backward pass
+        for t in inputs:
+            if t.buffer is not buffers[i]:  # assigned since: the gradient is that of then
+                values = (*map(_as_it_was, inputs, buffers),)
                 break
+            i += 1  # noqa: SIM113
         y: Any = made_by[node] if node.outputs is None else tuple(_output(node, i) for i in range(len(node.outputs)))
         op, attrs, rules = node.op, node.attrs, node.op.rules
         try:
             if rules is not None:
-                for i, t in enumerate(inputs):
+                i = 0
+                for t in inputs:
                     rule = rules[i]
+                    i += 1  # noqa: SIM113
                     if rule is not None and t.tracked and (live is None or _leads(t, live)):
                         _arrive(arrived, t, rule(g, y, *values, **attrs) if attrs else rule(g, y, *values))
             elif any(needed := [t.tracked and (live is None or _leads(t, live)) for t in inputs]):

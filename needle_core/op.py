@@ -24,7 +24,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, launch, launch_body, of_two, own
+from needle_core.launch import Run, launch, launch_body, of_one, of_two, own
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant
 
@@ -74,6 +74,8 @@ class Op(Generic[P, R]):
         self._runs: dict[Any, Run] = {}
         self._pairs: dict[Any, tuple[Any, ...]] = {}  # for `of_two`: specs -> kernel, spec, attributes, whether to record
         self.of_two = of_two(self, self._pairs)
+        self._singles: dict[Spec, Run] = {}  # for `of_one`: what `_runs` has for one operand without attributes
+        self.of_one = of_one(self, self._singles)
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
 
     @cached_property
@@ -139,6 +141,8 @@ class Op(Generic[P, R]):
             if any(a.__class__ in DEFAULT for a in args) and all(isinstance(a, Tensor) or a.__class__ in DEFAULT for a in args):
                 self._weak[kinds] = [s.dtype for s in specs]
             self._runs[_key(specs, attrs)] = run
+            if len(specs) == 1 and not attrs:
+                self._singles[specs[0]] = run
         result = run(*tensors)
         for y in result if isinstance(result, tuple) else (result,):
             self._check_result(y)
@@ -236,7 +240,7 @@ class Op(Generic[P, R]):
 
     def forget(self) -> None:
         """Ask doors and kernels anew from now on."""
-        for memo in (self._runs, self._pairs, self._weak):
+        for memo in (self._runs, self._singles, self._pairs, self._weak):
             memo.clear()
 
     def describe(self, args: tuple[Any, ...]) -> dict[str, object]:

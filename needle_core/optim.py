@@ -30,7 +30,7 @@ from needle_core.ops import add, astype
 from needle_core.record import mode
 from needle_core.schedules import Constant, CosineDecay, Schedule, StepDecay, Warmup, require_within
 from needle_core.spec import DType, Spec, float32, float64
-from needle_core.tensor import Number, Tensor, tensor_of
+from needle_core.tensor import Number, Tensor
 
 __all__ = [
     "Optimizer", "Group", "Hyper", "State", "Params", "require_within",
@@ -112,8 +112,13 @@ class Optimizer(ABC):
             changes = [(self._count, step)]
             for group in self.groups:
                 self._advance(group, step, changes)
-            for old, new in [(old, _like(old, new)) for old, new in changes]:
-                old.data = new
+            for old, new in changes:
+                if new.spec is not old.spec:
+                    details = {"old": old.spec, "new": new.spec}
+                    raise _misfit(old.spec, new.spec)("update gives a value that is not like the old", details=details)
+            buffers = [new.buffer for _, new in changes]  # as they are now: a new value may itself be an old one
+            for (old, _), buffer in zip(changes, buffers):  # noqa: B905  # strict costs more than an assignment
+                old.buffer = buffer
         except NeedleError as error:
             raise error.located(type(self).__name__, {}) from error.__cause__
         finally:
@@ -122,21 +127,21 @@ class Optimizer(ABC):
     def _advance(self, group: Group, step: Tensor, changes: list[tuple[Tensor, Tensor]]) -> None:
         """Add pairs of a tensor and what is to take its place, for the parameters of a group and their states."""
         hypers: dict[DType, Hyper] = {}
-        for p, state in zip(group.params, group.states, strict=True):
+        for p, state in zip(group.params, group.states):  # noqa: B905
             g = p.grad
             if g is None:
                 continue
             if g.spec is not p.spec:
                 kind = _misfit(p.spec, g.spec)
                 raise kind("a gradient is not like its parameter", details={"parameter": p.spec, "gradient": g.spec})
-            stored = p.spec.dtype
-            dtype = _wide(stored)
-            hyper = hypers.get(dtype) or hypers.setdefault(dtype, self._hyper(group, step, dtype))
-            if dtype is stored:
+            dtype = p.spec.dtype
+            hyper = hypers.get(dtype) or hypers.setdefault(dtype, self._hyper(group, step, _wide(dtype)))
+            if dtype.itemsize > 2:
                 value, after = self.update(p, g, state, hyper)
             else:
-                value, after = self.update(astype(p, dtype=dtype), astype(g, dtype=dtype), state, hyper)
-                value = astype(value, dtype=stored)
+                wide = _wide(dtype)
+                value, after = self.update(astype(p, dtype=wide), astype(g, dtype=wide), state, hyper)
+                value = astype(value, dtype=dtype)
             changes.append((p, value))
             if after is not state:
                 if after.keys() != state.keys():
@@ -146,12 +151,13 @@ class Optimizer(ABC):
 
     def _hyper(self, group: Group, step: Tensor, dtype: DType) -> Hyper:
         """What `update` gets as `hyper` for parameters that are computed in `dtype`."""
-        hyper = Hyper(lr=group.rate(), **group.hyper)
+        rate = group.rate()
+        hyper = Hyper(lr=rate, **group.hyper)
         self.prepare(hyper, step)
         if dtype is not float64:
             for name, value in vars(hyper).items():
                 if isinstance(value, Tensor):
-                    setattr(hyper, name, astype(value, dtype=dtype))
+                    setattr(hyper, name, group.rounded(value, dtype) if value is rate else astype(value, dtype=dtype))
         return hyper
 
     def reset_grad(self) -> None:
@@ -213,13 +219,14 @@ class Optimizer(ABC):
 class Group:
     """Parameters that share hyperparameters: `params`, their `states`, and `hyper`, the numbers that stay as they are."""
 
-    __slots__ = ("_count", "_lr", "hyper", "params", "states")
+    __slots__ = ("_count", "_lr", "_rounded", "hyper", "params", "states")
 
     def __init__(
         self, params: list[Tensor], states: list[State], hyper: dict[str, Number], lr: float | Schedule, count: Tensor
     ) -> None:
         self.params, self.states, self.hyper, self._count = params, states, hyper, count
         self._lr: Tensor | Schedule = lr if callable(lr) else Tensor(lr, dtype=float64, device=count.device)
+        self._rounded: tuple[Any, Tensor | None] = None, None
 
     def rate(self) -> Tensor:
         """The learning rate of the next step, 0-d float64."""
@@ -231,6 +238,14 @@ class Group:
             details = {"schedule": self._lr, "step": self._count.spec, "returned": returned}
             raise ArgumentError("a schedule must return a tensor like the step", details=details)
         return rate
+
+    def rounded(self, rate: Tensor, dtype: DType) -> Tensor:
+        """The learning rate `rate` in another dtype, kept as long as it stays: a cast takes as long as a parameter's update."""
+        source, result = self._rounded
+        if result is None or source is not rate.buffer or result.spec.dtype is not dtype:
+            result = astype(rate, dtype=dtype)
+            self._rounded = rate.buffer, result
+        return result
 
     @property
     def lr(self) -> float:
@@ -265,14 +280,6 @@ def _wide(dtype: DType) -> DType:
 def _misfit(old: Spec, new: Spec) -> type[NeedleError]:
     """The error for a spec that differs from what it should be."""
     return ShapeError if new.shape != old.shape else DtypeError if new.dtype is not old.dtype else DeviceError
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    """`new` as it is now: it may itself be about to change. It must fit in the place of `old`."""
-    if new.spec is not old.spec:
-        kind = _misfit(old.spec, new.spec)
-        raise kind("update gives a value that is not like the old", details={"old": old.spec, "new": new.spec})
-    return tensor_of(new.spec, new.buffer)
 
 
 def _tensors(params: Any) -> list[Tensor]:

@@ -265,7 +265,7 @@ class Tensor:
 
     def __pow__(self, other: Operand) -> Tensor:
         squared = type(other) is int or (type(other) is float and self.spec.dtype.is_floating)
-        return ndl.ops.square(self) if squared and other == 2 else ndl.ops.pow(self, other)
+        return ndl.ops.square.of_one(self) if squared and other == 2 else ndl.ops.pow(self, other)
 
     def __rpow__(self, other: Operand) -> Tensor:
         return ndl.ops.pow(other, self)
@@ -274,7 +274,7 @@ class Tensor:
         return ndl.ops.matmul.of_two(other, self)
 
     def __neg__(self) -> Tensor:
-        return ndl.ops.negative(self)
+        return ndl.ops.negative.of_one(self)
 
     def __pos__(self) -> Tensor:
         return ndl.ops.positive(self)
@@ -361,7 +361,9 @@ class Tensor:
         return ndl.ops.reshape(self, shape=(-1,))
 
     def sum(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
-        return ndl.ops.sum(self, axis=axis, keepdims=keepdims) if axis is not None or keepdims else ndl.ops.sum(self)
+        if axis is None and not keepdims:
+            return ndl.ops.sum.of_one(self)
+        return ndl.ops.sum(self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axes = None, *, keepdims: bool = False) -> Tensor:
         return ndl.ops.mean(self, axis=axis, keepdims=keepdims)

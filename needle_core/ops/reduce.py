@@ -15,7 +15,7 @@ from needle_core.op import composite, primitive
 from needle_core.ops.create import arange, ones_like
 from needle_core.ops.elementary import exp, log, sqrt
 from needle_core.ops.elementwise import equal, isfinite, isnan, logical_not, logical_or, square, where
-from needle_core.ops.shape import broadcast_to, concat, flip, moveaxis, reshape, strided_slice
+from needle_core.ops.shape import concat, expand_as, flip, moveaxis, reshape, strided_slice
 from needle_core.spec import Spec, bool_, float32, int64
 from needle_core.tensor import Axes, Operand, Tensor
 
@@ -27,7 +27,7 @@ __all__ = [
 
 def _spread(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """`g`, the result of a reduction of `like` over `axes`, with those axes again."""
-    return broadcast_to(_kept(g, like, axes, keepdims) if g.spec.shape else g, shape=like.spec.shape)
+    return expand_as.of_two(_kept(g, like, axes, keepdims) if g.spec.shape else g, like)
 
 
 def _kept(g: Tensor, like: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:

@@ -23,7 +23,7 @@ from needle_core.spec import Spec
 from needle_core.tensor import Axes, Number, Operand, Tensor
 
 __all__ = [
-    "broadcast_arrays", "broadcast_to", "concat", "expand_dims", "flip", "matrix_transpose", "moveaxis", "pad",
+    "broadcast_arrays", "broadcast_to", "concat", "expand_as", "expand_dims", "flip", "matrix_transpose", "moveaxis", "pad",
     "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "strided_slice", "swapaxes", "tile", "unstack",
 ]  # fmt: skip
 
@@ -83,6 +83,19 @@ def broadcast_to(x: Operand, *, shape: Any) -> Tensor:
 
 
 broadcast_to.vjp(lambda g, y, x, shape: g)  # the engine undoes broadcasting
+
+
+def _expanded(x: Spec, like: Spec) -> tuple[Spec, Attrs]:
+    return _broadcast(x, shape=like.shape)[0], {}
+
+
+@composite(_expanded)
+def expand_as(x: Operand, like: Tensor) -> Tensor:
+    """x broadcast to the shape of `like`."""
+    return broadcast_to(x, shape=like.shape)
+
+
+expand_as.vjp(lambda g, y, x, like: g, None)
 
 
 def matrix_transpose(x: Tensor) -> Tensor:

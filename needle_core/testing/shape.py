@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import ArgumentError, ShapeError
-from needle_core.testing.samples import COMPLEX, Array, declare, real, refuses, sample
+from needle_core.testing.samples import COMPLEX, Array, declare, mask, real, refuses, sample
 
 
 def _slice(x: Array, start: Any, stop: Any, step: Any = None) -> Array:
@@ -51,6 +51,10 @@ _declare("broadcast_to", lambda x, shape: np.broadcast_to(x, shape), [
 ], [refuses(ShapeError, "shape [2, 3] does not broadcast to [2]", real(2, 3), shape=(2,)),
     refuses(ShapeError, "does not broadcast", real(3), shape=(2,)),
     refuses(ShapeError, "negative size", real(3), shape=(-1, 3))])  # fmt: skip
+_declare("expand_as", lambda x, like: np.broadcast_to(x, like.shape), [
+    sample(real(), mask()), sample(real(), mask(2, 3)), sample(real(3), mask(2, 3)), sample(real(2, 1, 3), mask(2, 4, 3)),
+    sample(real(1), mask(0)), sample(real(0, 1), mask(2, 0, 3)),
+], [refuses(ShapeError, "shape [3] does not broadcast to [2]", real(3), mask(2))])  # fmt: skip
 _declare("strided_slice", _slice, [
     sample(real(), start=(), stop=()), sample(real(7), start=(1,), stop=(6,), step=(2,)),
     sample(real(7), start=(2,), stop=(2,)),

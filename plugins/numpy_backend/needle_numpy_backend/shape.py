@@ -25,6 +25,10 @@ def broadcast_to(x: Array, *, shape: Shape) -> Array:
     return np.broadcast_to(x, shape)
 
 
+def expand_as(x: Array, like: Array) -> Array:
+    return broadcast_to(x, shape=like.shape)
+
+
 def strided_slice(x: Array, *, start: Shape, stop: Shape, step: Shape) -> Array:
     key: Any = (..., *map(slice, start, stop, step))  # ... keeps a 0-d array an array
     return x[key]
