@@ -251,3 +251,13 @@ def test_gradient_that_does_not_fit_names_the_class(given: Callable[..., Any], t
     with pytest.raises(GradientError) as caught:
         op(lambda self, x: x, given)(leaf([1, 2])).sum().backward()
     assert str(caught.value).startswith(f"gradient of Made: {text}\n  x: float64[2] on numpy")
+
+
+def test_tensor_op_has_what_every_op_has() -> None:
+    class Same(TensorOp):
+        def compute(self, x: Any) -> Any:
+            return x
+
+    same = Same()
+    same.forget()
+    assert same.of_one(Tensor(2.0)).numpy() == same.of_two(Tensor(2.0)).numpy() == 2
