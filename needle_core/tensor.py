@@ -223,9 +223,7 @@ class Tensor:
 
         `gradient` is the gradient of the final value with respect to this tensor, same shape; 1 by default.
         """
-        from needle_core.autograd import backward
-
-        backward(self, gradient, retain_graph=retain_graph)
+        ndl.autograd.backward(self, gradient, retain_graph=retain_graph)
 
     # -- operators ------------------------------------------------------------------------------------------------------
 
