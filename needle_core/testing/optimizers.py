@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from needle_core.optim import StepDecay
 from needle_core.testing.samples import FLOATING, Check, MismatchError
 from needle_core.testing.trajectories import STEPS, OptimizerCase, Row, Setting, Training, drawn, follow, optimizer_of, text
 
-__all__ = ["OptimizerCase", "checks_of_optimizer", "number_of_checks"]
+__all__ = ["OptimizerCase", "checks_of_optimizer", "promised_by_optimizer"]
 
 STOP: Final = 9  # where a run is interrupted
 
@@ -44,9 +45,10 @@ def checks_of_optimizer(case: OptimizerCase, seed: int = 0, *, quick: bool = Fal
         yield Check(place, partial(_check_refusal, place, case, hyper, error, message))
 
 
-def number_of_checks(case: OptimizerCase, *, quick: bool = False) -> int:
-    """How many checks `checks_of_optimizer` gives."""
-    return len(case.settings) * ((2 if quick else 4) + len(CHECKS)) + len(case.refusals)
+def promised_by_optimizer(case: OptimizerCase, *, quick: bool = False) -> Counter[str]:
+    """How many checks of each kind `checks_of_optimizer` gives."""
+    n = len(case.settings)
+    return Counter({"trajectory": n * (2 if quick else 4), **dict.fromkeys(CHECKS, n), "refusal": len(case.refusals)})
 
 
 def _check_trajectory(place: str, case: OptimizerCase, setting: Setting, seed: int, dtype: str) -> None:
