@@ -17,7 +17,10 @@ import needle_core as ndl
 from needle_core import Tensor, composite
 from needle_core.doors import elementwise
 from needle_core.errors import ArgumentError, GradientError, MissingGradientError, NeedleError, ShapeError
+from tests.devices import fallback
 from tests.leaves import gradient, leaf
+
+__all__ = ["fallback"]
 
 HERE = ndl.default_device()
 
@@ -145,6 +148,7 @@ def test_every_op_sees_the_weight_of_its_time() -> None:
     assert gradient(w) == 6 + 200
 
 
+@pytest.mark.usefixtures("fallback")
 def test_failed_backward_leaves_no_gradient() -> None:
     x = leaf([1])
     y = (x * 2 + Cube()(x)).sum()

@@ -16,12 +16,13 @@ from needle_core import Tensor, errors, nn
 from needle_core.data import read_idx
 from needle_core.errors import ArgumentError, KernelError, NeedleError, ShapeError, brief
 from needle_core.plugins import registry
+from tests.devices import fallback
 from tests.plugin_fixtures import Site, of, site
 
 HERE = ndl.default_device()
 BACKEND = HERE.backend.name
 
-__all__ = ["site"]
+__all__ = ["fallback", "site"]
 
 CLASSES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NeedleError)]
 
@@ -164,6 +165,7 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.usefixtures("fallback")
 def test_error_is_of_its_class_and_reads_word_for_word(name: str) -> None:
     run, text = EXAMPLES[name]
     with pytest.raises(NeedleError) as caught:

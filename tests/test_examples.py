@@ -39,6 +39,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         folder = tmp_path_factory.mktemp(name) / "plots"
         ndl.manual_seed(0)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
+            patch.setenv("NEEDLE_FALLBACK", "allow")  # for own_op
             patch.setattr(sys, "argv", [f"{name}.py", str(folder)])
             names = runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
         return Run(names, text.getvalue(), folder)
@@ -78,7 +79,7 @@ def test_digits_is_the_program_of_the_readme() -> None:
 def test_weight_updates_outside_of_the_graph_leave_memory_flat(way: str, example: Callable[[str], Run]) -> None:
     nodes, kibibytes, _ = zip(*example("weight_updates").names["measured"][way], strict=True)
     assert nodes == (0, 0, 0, 0)
-    assert kibibytes[-1] - kibibytes[0] < 16
+    assert kibibytes[-1] - kibibytes[0] < 32
 
 
 def test_weight_updates_in_the_graph_make_it_grow_by_the_same_at_each_step(example: Callable[[str], Run]) -> None:

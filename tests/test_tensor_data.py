@@ -15,6 +15,7 @@ import needle_core as ndl
 from needle_core import Tensor
 from needle_core.errors import ArgumentError, DtypeError, GradientError, NeedleError, ShapeError
 from needle_core.spec import DTYPES
+from tests.devices import on_the_host
 
 HERE = ndl.default_device()
 
@@ -34,6 +35,7 @@ def holds(t: Tensor, expected: Any, dtype: str) -> bool:
 
 
 @every_dtype
+@on_the_host
 def test_numpy_is_a_read_only_view(name: str) -> None:
     t = Tensor([0, 1], dtype=name)
     array = t.numpy()
@@ -43,6 +45,7 @@ def test_numpy_is_a_read_only_view(name: str) -> None:
         array[0] = 1
 
 
+@on_the_host
 def test_asarray_shares_and_array_copies() -> None:
     t = Tensor([1.0, 2.0])
     shared, copied = np.asarray(t), np.array(t)
@@ -68,6 +71,7 @@ def test_numpy_functions_take_tensors() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DTYPES.keys() - {"bfloat16"}))
+@on_the_host
 def test_dlpack_goes_both_ways_without_a_copy(name: str) -> None:
     t = Tensor([[0, 1, 1]], dtype=name)
     array = np.from_dlpack(t)
@@ -77,6 +81,7 @@ def test_dlpack_goes_both_ways_without_a_copy(name: str) -> None:
     assert np.shares_memory(back.numpy(), array)
 
 
+@on_the_host
 def test_dlpack_names_the_host() -> None:
     assert Tensor([1.0]).__dlpack_device__() == np.zeros(1).__dlpack_device__()
 
@@ -91,6 +96,7 @@ def test_dlpack_names_the_host() -> None:
     ],
     ids=["full", "constant", "broadcast row", "broadcast number"],
 )
+@on_the_host
 def test_dlpack_lends_no_memory_that_other_elements_share(lent: Callable[[], Tensor]) -> None:
     t = lent()
     array = np.from_dlpack(t)
@@ -102,6 +108,7 @@ def test_dlpack_lends_no_memory_that_other_elements_share(lent: Callable[[], Ten
     assert (ndl.full((), 7.0).item(), (Tensor(1.0) * 7.0).item()) == (7, 7)
 
 
+@on_the_host
 def test_dlpack_does_not_lend_the_constant_that_a_gradient_starts_from() -> None:
     for _ in range(2):
         x = Tensor(2.0, requires_grad=True)
@@ -111,6 +118,7 @@ def test_dlpack_does_not_lend_the_constant_that_a_gradient_starts_from() -> None
         assert not np.from_dlpack(x.grad).flags.writeable
 
 
+@on_the_host
 def test_from_dlpack_shares_read_only_memory() -> None:
     array = np.arange(3.0)
     array.flags.writeable = False

@@ -21,7 +21,14 @@ from needle_core.errors import (
     NeedleError,
 )
 from needle_core.op import OPS, register_op
+from tests.devices import fallback
 from tests.leaves import leaf
+
+__all__ = ["fallback"]
+
+HERE = ndl.default_device()
+
+pytestmark = pytest.mark.usefixtures("fallback")
 
 
 class Swish(TensorOp):
@@ -182,7 +189,7 @@ def test_op_can_be_registered_by_its_name(monkeypatch: pytest.MonkeyPatch) -> No
 
 # -- what its errors say ----------------------------------------------------------------------------------------------------
 
-SPEC = "float32[2] on numpy"
+SPEC = f"float32[2] on {HERE}"
 T = Tensor([1.0, 2.0])
 
 
@@ -234,7 +241,7 @@ def test_class_without_gradient_says_what_to_define() -> None:
     with pytest.raises(MissingGradientError) as caught:
         Cube()(leaf([1, 2])).sum().backward()
     assert str(caught.value) == (
-        "gradient of Cube: no gradient rule\n  x: float64[2] on numpy\n  hint: define Cube.gradient(self, out_grad, node)"
+        f"gradient of Cube: no gradient rule\n  x: float64[2] on {HERE}\n  hint: define Cube.gradient(self, out_grad, node)"
     )
 
 
@@ -250,7 +257,7 @@ def test_class_without_gradient_says_what_to_define() -> None:
 def test_gradient_that_does_not_fit_names_the_class(given: Callable[..., Any], text: str) -> None:
     with pytest.raises(GradientError) as caught:
         op(lambda self, x: x, given)(leaf([1, 2])).sum().backward()
-    assert str(caught.value).startswith(f"gradient of Made: {text}\n  x: float64[2] on numpy")
+    assert str(caught.value).startswith(f"gradient of Made: {text}\n  x: float64[2] on {HERE}")
 
 
 def test_tensor_op_has_what_every_op_has() -> None:

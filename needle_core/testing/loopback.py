@@ -104,28 +104,36 @@ class LoopbackBackend(Backend):
         self, kernel: Kernel, attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
     ) -> Callable[..., Buffer]:
         """The host's kernel for the same call on the host; what it returns is copied, unless it is a view of an operand."""
-        assert isinstance(output, Spec)  # as of all primitives
-        place = output.device
+        outputs = output if isinstance(output, tuple) else (output,)
+        place, hosts = outputs[0].device, [Spec.of(s.shape, s.dtype, self._host) for s in (*inputs, *outputs)]
         run = self._host.backend.bind(
             kernel,
             {name: self._host if value is place else value for name, value in attrs.items()},
-            tuple(Spec.of(s.shape, s.dtype, self._host) for s in inputs),
-            Spec.of(output.shape, output.dtype, self._host),
+            tuple(hosts[: len(inputs)]),
+            tuple(hosts[len(inputs) :]) if isinstance(output, tuple) else hosts[-1],
         )
 
-        def call(*buffers: LoopbackBuffer) -> LoopbackBuffer:
+        def call(*buffers: LoopbackBuffer) -> Any:
             strangers = [b for b in buffers if b._memory.device is not place]
             if strangers:
                 raise DeviceError(f"a kernel on {place} got {strangers[0]!r}")
-            result = self._host.backend.to_numpy(run(*(b._array for b in buffers)))
+            result = run(*(b._array for b in buffers))
             if not all(b._memory.is_intact for b in buffers):
                 raise RuntimeError("the kernel wrote outside of an operand")
-            for b in buffers:
-                if np.may_share_memory(result, b._array):
-                    return LoopbackBuffer(result, b._memory)
-            return self.from_numpy(result, place)
+            if isinstance(output, tuple):
+                return [self._keep(y, buffers, place) for y in result]
+            return self._keep(result, buffers, place)
 
         return call
+
+    def _keep(self, result: Any, operands: tuple[LoopbackBuffer, ...], place: Device) -> Any:
+        """A buffer for what a kernel returned; what is no array is left to the core, which refuses it."""
+        if not isinstance(result, np.ndarray | np.generic):
+            return result
+        for operand in operands:
+            if np.may_share_memory(result, operand._array):
+                return LoopbackBuffer(result, operand._memory)
+        return self.from_numpy(np.asarray(result), place)
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         live = [memory.nbytes for memory in list(self._live) if memory.device is device]

@@ -22,6 +22,7 @@ from needle_core.testing.check import (
 )
 from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.samples import Sample, at, real, sample
+from tests.devices import on_the_host
 
 BACKEND = ndl.default_device().backend.name
 
@@ -159,5 +160,6 @@ def test_layouts_hold_the_values_they_were_given(layout: str, shape: tuple[int, 
 
 
 @pytest.mark.parametrize("layout", ["transposed", "stepped", "padded", "flipped", "repeated"])
+@on_the_host
 def test_layouts_are_not_contiguous(layout: str) -> None:
     assert not LAYOUTS[layout](np.ones((2, 3))).numpy().flags.c_contiguous

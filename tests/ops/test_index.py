@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 import needle_core as ndl
 from needle_core.errors import ArgumentError, BoundsError, ShapeError
+from tests.devices import on_the_host
 
 X = np.arange(60.0).reshape(3, 4, 5)
 
@@ -44,10 +45,7 @@ A, J, K = np.array([0, 2, -1]), np.array([[1], [-3]]), np.array([1, 1, 0])
      (slice(1), A, None, K),
      (A, K, A), (J, 0, A), (0, J, slice(None, None, -2)), np.array([], int), (np.array([], int), K[:0]), [0, 1, 1],
      ([0, 1], [1, 2]), [[0, 1], [2, 0]],
-     X > 30, (X > 30)[..., 0], (X > 30)[:, 0, 0], np.zeros((3,), bool), (slice(None), np.array([True, False, True, True])),
-     (np.array([True, False, True]), np.array([0, 1])), (np.array([True, False, True]), slice(None), np.array([0, 1])),
-     (0, np.array([True, False, True, True])), ((X > 30)[..., 0], None), np.array(1), (np.array(1), A), np.int64(2),
-     (A.astype(np.int32), K.astype(np.uint8))],
+     np.array(1), (np.array(1), A), np.int64(2), (A.astype(np.int32), K.astype(np.uint8))],
     ids=lambda k: repr(k)[:50].replace("\n", " "),
 )  # fmt: skip
 def test_getitem_is_numpys(key: Any) -> None:
@@ -55,8 +53,23 @@ def test_getitem_is_numpys(key: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [(..., 0), slice(0), (None, slice(None)), [], np.zeros((0, 2), bool), (slice(None), [1, 0])], ids=str
-)
+    "key",
+    [X > 30, (X > 30)[..., 0], (X > 30)[:, 0, 0], np.zeros((3,), bool), (slice(None), np.array([True, False, True, True])),
+     (np.array([True, False, True]), np.array([0, 1])), (np.array([True, False, True]), slice(None), np.array([0, 1])),
+     (0, np.array([True, False, True, True])), ((X > 30)[..., 0], None)],
+    ids=lambda k: repr(k)[:50].replace("\n", " "),
+)  # fmt: skip
+@on_the_host
+def test_getitem_by_a_mask_is_numpys(key: Any) -> None:
+    check_getitem(X, key)
+
+
+@on_the_host
+def test_getitem_of_an_empty_tensor_by_a_mask() -> None:
+    check_getitem(np.zeros((0, 2)), np.zeros((0, 2), bool))
+
+
+@pytest.mark.parametrize("key", [(..., 0), slice(0), (None, slice(None)), [], (slice(None), [1, 0])], ids=str)
 def test_getitem_of_an_empty_tensor(key: Any) -> None:
     check_getitem(np.zeros((0, 2)), key)
 
@@ -109,6 +122,7 @@ def test_getitem_of_any_key_is_numpys(case: tuple[Any, Any]) -> None:
     check_getitem(*case)
 
 
+@on_the_host
 @settings(max_examples=100, deadline=None)
 @given(hnp.array_shapes(max_dims=3, max_side=4).flatmap(lambda s: st.tuples(st.just(s), st.integers(1, len(s)))), st.data())
 def test_getitem_of_any_mask_is_numpys(case: tuple[tuple[int, ...], int], data: st.DataObject) -> None:
@@ -140,8 +154,13 @@ def test_tensors_are_indices() -> None:
     t = ndl.Tensor(X)
     np.testing.assert_array_equal(t[ndl.Tensor([0, 2])].numpy(), X[[0, 2]])
     np.testing.assert_array_equal(t[ndl.Tensor(1)].numpy(), X[1])
-    np.testing.assert_array_equal(t[t > 30].numpy(), X[X > 30])
     np.testing.assert_array_equal(t[:, ndl.Tensor([1, 0]), ndl.Tensor([4, 3])].numpy(), X[:, [1, 0], [4, 3]])
+
+
+@on_the_host
+def test_tensors_are_masks() -> None:
+    t = ndl.Tensor(X)
+    np.testing.assert_array_equal(t[t > 30].numpy(), X[X > 30])
 
 
 def test_iteration_gives_the_rows() -> None:

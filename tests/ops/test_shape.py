@@ -10,6 +10,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core.errors import ArgumentError, DtypeError, ShapeError
+from tests.devices import on_the_host
 
 X = np.arange(24.0).reshape(2, 3, 4)
 
@@ -108,6 +109,7 @@ def test_refuses(call: Callable[[ndl.Tensor], Any], error: type[Exception], text
         call(ndl.Tensor(X))
 
 
+@on_the_host
 def test_views_do_not_copy_on_the_host() -> None:
     x = ndl.Tensor(X)
     for view in (x.T, x.reshape(6, 4), x[0], x[:, ::2], ndl.flip(x), x.broadcast_to(2, 2, 3, 4)):
