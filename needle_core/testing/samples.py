@@ -182,7 +182,7 @@ class Case:
     `dtypes` are those that "real" inputs are tested in; `result` gives the output's dtype for each of them, or the outputs'.
     `rounds` is c in the error bound (see check.py): how many units in the last place of the result a good kernel may lose;
     `terms` is t: in the formula that is agreed on, terms that add up to this much may cancel.
-    `exact` says that there is no rounding at all.
+    `exact` says that there is no rounding at all. `roundoff` gives a unit roundoff by dtype where it is not the dtype's own.
     """
 
     name: str
@@ -195,6 +195,7 @@ class Case:
     rounds: float = 4.0
     terms: float = 0.0
     exact: bool = False
+    roundoff: Mapping[str, float] = field(default_factory=dict)
 
     def dtypes_of(self, sample: Sample) -> Sequence[str]:
         """The dtypes to test a sample in: all, or those that can hold its numbers."""
@@ -222,10 +223,12 @@ class Check:
     """One check, ready to run: it raises a MismatchError, or returns.
 
     `id` is OP/CHECK/SAMPLE/DTYPE/LAYOUT, as in "add/forward/(2,3) (3)/float32/transposed", and never changes from run to run.
+    `size` is the number of elements that go in: of checks that fail alike, the smallest is shown.
     """
 
     id: str
     body: Callable[[], None]
+    size: int = 0
 
     def __call__(self) -> None:
         self.body()
