@@ -130,10 +130,11 @@ class LoopbackBackend(Backend):
         """A buffer for what a kernel returned; what is no array is left to the core, which refuses it."""
         if not isinstance(result, np.ndarray | np.generic):
             return result
+        array = np.asarray(result)
         for operand in operands:
-            if np.may_share_memory(result, operand._array):
-                return LoopbackBuffer(result, operand._memory)
-        return self.from_numpy(np.asarray(result), place)
+            if np.may_share_memory(array, operand._array):
+                return LoopbackBuffer(array, operand._memory)
+        return self.from_numpy(array, place)
 
     def memory_stats(self, device: Device) -> dict[str, int]:
         live = [memory.nbytes for memory in list(self._live) if memory.device is device]
