@@ -105,6 +105,12 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
     return run
 
 
+def in_class(cls: type[tuple[Any, ...]], run: Run) -> Run:
+    """`run` with its results in the class of tuples in which the door gave their specs: a named tuple, or one of a plugin."""
+    make = getattr(cls, "_make", cls)
+    return lambda *args: make(run(*args))
+
+
 def _record_many(
     op: Op[..., Any],
     args: tuple[Tensor, ...],
@@ -158,7 +164,8 @@ def of_two(op: Op[..., R], pairs: dict[Any, tuple[Any, ...]]) -> Callable[[Any, 
             kind = b.__class__
             if kind in DEFAULT:
                 return call(a, constant(b, MEET[a.spec.dtype, kind], a.spec.device))
-            return op(a, b) if isinstance(b, Tensor | np.ndarray | np.generic | list | tuple) else NotImplemented
+            known = isinstance(b, Tensor | np.ndarray | np.generic) or kind is list or kind is tuple
+            return op(a, b) if known else NotImplemented  # other classes have a turn of their own
         u, v = a.buffer, b.buffer
         try:
             y = tensor_of(spec, kernel(u, v))

@@ -24,7 +24,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, launch, launch_body, of_one, of_two, own
+from needle_core.launch import Run, in_class, launch, launch_body, of_one, of_two, own
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant
 
@@ -209,6 +209,11 @@ class Op(Generic[P, R]):
                 **attrs,
             )
         spec, canonical = self.door(*specs, **attrs)
+        run = self._runner(specs, spec, canonical)
+        return run if spec.__class__ in (Spec, tuple) else in_class(spec.__class__, run)  # type: ignore[arg-type]
+
+    def _runner(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], canonical: dict[str, Any]) -> Run:
+        """What to run where the door has given this output and these canonical attributes."""
         outputs = spec if isinstance(spec, tuple) else (spec,)
         backend = outputs[0].device.backend
         if (self.name, backend.name) not in KERNELS and OPS.get(self.name) is not self:
@@ -218,7 +223,7 @@ class Op(Generic[P, R]):
         kernel = KERNELS.get((self.name, backend.name))
         if kernel is not None:
             bound = backend.bind(kernel, canonical, specs, spec)
-            if len(specs) == 2 and not attrs and not isinstance(spec, tuple):
+            if len(specs) == 2 and not canonical and not isinstance(spec, tuple):
                 self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
             return launch(self, bound, spec, canonical)
         if self.body is None:

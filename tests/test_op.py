@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -442,6 +442,31 @@ def test_op_with_several_outputs_returns_a_tuple(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(KERNELS, ("parts", BACKEND), lambda x: [x + 1, x.sum(keepdims=True).reshape(())])
     a, b = parts(X)
     assert (a.tolist(), b.item(), b.shape) == ([[2, 3]], 3, ())
+
+
+class Parts(NamedTuple):
+    whole: Any
+    total: Any
+
+
+def test_results_come_in_the_class_of_tuples_that_the_door_gives() -> None:
+    @composite(lambda x: (Parts(x, x.like(shape=())), {}))
+    def parts(x: Tensor) -> Parts:
+        return Parts(x * 2, x.sum())
+
+    y = parts(X)
+    assert isinstance(y, Parts)
+    assert (y.whole.tolist(), y.total.item()) == ([[2, 4]], 3)
+    assert isinstance(parts(X), Parts)
+    assert ndl.grad(lambda x: parts(x).total * 3)(X).tolist() == [[3, 3]]
+
+
+def test_subclass_of_a_tuple_has_an_operator_of_its_own() -> None:
+    class Pair(tuple[Any, ...]):
+        def __radd__(self, other: Any) -> str:
+            return "its own"
+
+    assert X + Pair((1, 2)) == "its own"
 
 
 def test_kernel_of_several_outputs_that_fails_names_its_op(monkeypatch: pytest.MonkeyPatch) -> None:

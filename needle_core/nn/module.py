@@ -309,7 +309,8 @@ def _mapped(f: Callable[[str, Any], Any], name: str, value: Any) -> Any:
         items = [_mapped(f, _join(name, str(i)), v) for i, v in enumerate(value)]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        make = getattr(type(value), "_make", type(value))  # named tuples and their like, of whatever elements
+        return make(items)
     return f(name, value)
 
 

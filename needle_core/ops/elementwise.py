@@ -1,4 +1,4 @@
-"""Arithmetic, comparison, logic, elementary functions and activations, element by element.
+"""Arithmetic, comparison and logic, element by element.
 
 Shapes: operands (*s), broadcast against each other -> (*s), unless an op says otherwise.
 """

@@ -10,14 +10,16 @@ import math
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from needle_core.convert import as_array
 from needle_core.doors import along, broadcast_shapes, normalize_axis, normalize_integer, promoting, require_integers
 from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError, brief
 from needle_core.op import composite, primitive
 from needle_core.ops.create import iota, zeros_like
 from needle_core.ops.elementwise import logical_or, positive, where
 from needle_core.ops.shape import broadcast_to, flip, permute_dims, reshape, strided_slice
-from needle_core.spec import DType, Spec, int64, promote
+from needle_core.spec import DType, Spec, dtype, int64, promote
 from needle_core.tensor import Operand, Tensor
 
 __all__ = [
@@ -49,6 +51,7 @@ def take(x: Operand, indices: Operand, *, axis: int | None = None) -> Tensor:
 
 
 def _keep_indices(x: DType | type, indices: DType | type, updates: DType | type) -> list[DType]:
+    """x and updates in the dtype where they meet; indices keep theirs."""
     met = promote(x, updates)
     return [met, promote(indices), met]
 
@@ -170,6 +173,8 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         if k is None:
             shape.append(1)
             continue
+        if k is Ellipsis:
+            continue
         n = x.shape[axis]
         if isinstance(k, slice):
             first, last, stride = _range(k, n)
@@ -204,7 +209,10 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
 
 def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
-    """The key as a list of integers, slices, Nones and integer tensors that covers every axis."""
+    """The key as a list of integers, slices, Nones and integer tensors that covers every axis.
+
+    An ellipsis stays before the slices that it stands for: also one that stands for none separates what is beside it.
+    """
     found = [_read(x, k) for k in keys]
     if sum(k is Ellipsis for k in found) > 1:
         raise ArgumentError("an index has at most one ellipsis", details={"x": x.spec})
@@ -212,11 +220,11 @@ def _expand(x: Tensor, keys: tuple[Any, ...]) -> list[Any]:
     if used > x.ndim:
         raise BoundsError(f"{used} indices for {x.ndim} axes", details={"x": x.spec})
     place = next((i for i, k in enumerate(found) if k is Ellipsis), len(found))
-    found[place : place + 1] = [slice(None)] * (x.ndim - used)
+    found[place + 1 : place + 1] = [slice(None)] * (x.ndim - used)
     expanded: list[Any] = []
     axis = 0
     for k in found:
-        expanded += _mask_places(x, k, axis) if isinstance(k, Tensor) and k.dtype.kind == "bool" else [k]
+        expanded += _mask_places(x, k, axis) if isinstance(k, np.ndarray) else [k]
         axis += _width(k)
     return expanded
 
@@ -232,11 +240,11 @@ def _width(k: Any) -> int:
     """How many axes of the tensor a part of its key speaks of."""
     if k is None or k is Ellipsis:
         return 0
-    return k.ndim if isinstance(k, Tensor) and k.dtype.kind == "bool" else 1
+    return k.ndim if isinstance(k, np.ndarray) else 1
 
 
 def _read(x: Tensor, k: Any) -> Any:
-    """One part of a key: None, Ellipsis, a slice, an int, or a tensor of integers or bools."""
+    """One part of a key: None, Ellipsis, a slice, an int, a tensor of integers, or a mask as an array on the host."""
     if k is None or k is Ellipsis or isinstance(k, slice):
         return k
     if isinstance(k, int | np.integer) and not isinstance(k, bool):
@@ -245,23 +253,25 @@ def _read(x: Tensor, k: Any) -> Any:
         return int(k)
     if not isinstance(k, Tensor | np.ndarray | list | tuple):
         raise ArgumentError(f"{brief(k)} is not an index", details={"x": x.spec})
-    if isinstance(k, list | tuple) and not k:
-        k = np.array([], dtype=np.int64)
-    indices = k if isinstance(k, Tensor) else Tensor(k, device=x.device)
-    if not indices.dtype.is_integer and (indices.dtype.kind != "bool" or not indices.ndim):
-        raise ArgumentError(f"indices are integers, not {indices.dtype}", details={"x": x.spec, "indices": indices.spec})
-    return indices
+    if not isinstance(k, Tensor):
+        k = as_array(k if len(k) else np.array([], dtype=np.int64), None) if isinstance(k, list | tuple) else as_array(k, None)
+    kind = dtype(k.dtype).kind
+    if kind not in ("int", "uint") and (kind != "bool" or not k.ndim):
+        raise ArgumentError(f"indices are integers, not {k.dtype}", details={"x": x.spec, "indices": brief(k)})
+    if kind != "bool":
+        return k if isinstance(k, Tensor) else Tensor(k, device=x.device)
+    if isinstance(k, Tensor) and not k.device.backend.host:
+        raise DeviceError("a mask's result has a shape that only its values tell", hint="ndl.where keeps the shape")
+    return np.asarray(k)
 
 
-def _mask_places(x: Tensor, mask: Tensor, axis: int) -> list[Tensor]:
-    """The places where a mask is True, along each of its axes; how many there are is read on the host."""
+def _mask_places(x: Tensor, mask: npt.NDArray[Any], axis: int) -> list[Tensor]:
+    """The places where a mask is True, along each of its axes."""
     if mask.shape != x.shape[axis : axis + mask.ndim]:
         raise BoundsError(
-            f"a mask from axis {axis} on must have the shape of those axes", details={"x": x.spec, "mask": mask.spec}
+            f"a mask from axis {axis} on must have the shape of those axes", details={"x": x.spec, "mask": list(mask.shape)}
         )
-    if not mask.device.backend.host:
-        raise DeviceError("a mask's result has a shape that only its values tell", hint="ndl.where keeps the shape")
-    return [Tensor(places, device=x.device) for places in np.nonzero(mask.numpy())]
+    return [Tensor(places, device=x.device) for places in np.nonzero(mask)]
 
 
 def _adjacent(keys: list[Any]) -> bool:

@@ -33,6 +33,7 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _keep_labels(x: DType | type, labels: DType | type) -> list[DType]:
+    """x in a floating dtype; labels keep theirs."""
     met = promote(x)
     return [met if met.is_floating else float32, promote(labels)]
 
@@ -48,6 +49,7 @@ def _classified(x: Spec, labels: Spec, *, reduction: str = "mean") -> tuple[Spec
 
 
 def _keep_gradient_and_labels(g: DType | type, x: DType | type, labels: DType | type) -> list[DType]:
+    """g and x in the floating dtype where they meet; labels keep theirs."""
     met = _keep_labels(promote(g, x), labels)
     return [met[0], *met]
 
