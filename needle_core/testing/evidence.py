@@ -1,0 +1,98 @@
+"""What former runs of the kit showed: the last result for each plugin, version, core, device and mode, one JSON file each.
+
+The files are in the folder `conformance` of $NEEDLE_CACHE, else of $XDG_CACHE_HOME/needle, else of ~/.cache/needle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import needle_core
+from needle_core.backend import device as find_device
+from needle_core.errors import DataError
+from needle_core.plugins import registry
+from needle_core.testing.report import OUTCOMES, Report
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One complete run on one device: for each op, or whatever else was checked, the number of checks by outcome."""
+
+    distribution: str
+    version: str
+    core: str
+    backend: str
+    """The distribution and version that the device is of."""
+    device: str
+    mode: str
+    seed: int
+    time: str
+    """When it ended, as in 2026-11-23T18:20:00+00:00."""
+    counts: Mapping[str, Mapping[str, int]]
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        parts = (self.distribution, self.version, self.core, self.device.replace(":", "-"), self.mode)
+        return "-".join(parts) + ".json"
+
+
+def folder() -> Path:
+    """Where the files are."""
+    if own := os.environ.get("NEEDLE_CACHE"):
+        return Path(own) / "conformance"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "needle" / "conformance"
+
+
+def remember(report: Report) -> None:
+    """Keep the result of a complete run, one file for each device; parts of a suite, and runs that were stopped, are none."""
+    if not report.is_complete:
+        return
+    suite, now = report.suite, datetime.now(UTC).isoformat(timespec="seconds")
+    for device in suite.devices:
+        counts = report.by(lambda p: p.subject, device)
+        told = {subject: {str(outcome): found[outcome] for outcome in OUTCOMES} for subject, found in counts.items()}
+        backend = registry.why(find_device(device).backend.name)[0]
+        versions = (suite.version, needle_core.__version__, f"{backend.distribution} {backend.version}")
+        _write(Evidence(suite.distribution, *versions, device, suite.mode, suite.seed, now, told))
+
+
+def recall() -> list[Evidence]:
+    """All that is known, the latest last. Raises DataError for a file that cannot be read."""
+    return sorted((_read(path) for path in sorted(folder().glob("*.json"))), key=lambda e: e.time)
+
+
+def _write(evidence: Evidence) -> None:
+    """Write a file whole or not at all, whatever happens meanwhile."""
+    place = folder()
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=place, suffix=".part", encoding="utf-8", delete=False) as file:
+        try:
+            json.dump(asdict(evidence), file, indent=1)
+            file.close()
+            os.replace(file.name, place / evidence.name)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _read(path: Path) -> Evidence:
+    try:
+        evidence = Evidence(**json.loads(path.read_text(encoding="utf-8")))
+        datetime.fromisoformat(evidence.time)
+        if not all(
+            set(found) == set(OUTCOMES) and all(type(n) is int for n in found.values()) for found in evidence.counts.values()
+        ):
+            raise ValueError("its counts are none")
+    except (OSError, ValueError, TypeError, AttributeError) as cause:
+        raise DataError(
+            f"{path} holds no result of a conformance run: {cause}", hint=f"`rm {path}`; the next run writes it anew"
+        ) from cause
+    return evidence

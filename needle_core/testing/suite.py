@@ -1,0 +1,311 @@
+"""All checks of one plugin: which they are, on which devices, how many there must be, and which may fail.
+
+    a backend        every op of the core, transfers, random bits, memory and modules, on its first device
+    ops              every op of the plugin, on each device that can run it
+    optimizers       every optimizer of the plugin, on the default device, and on the loopback device unless `quick`
+    kernels          every op that the plugin has a kernel for, on the first device of that backend
+
+That something is left out is a check as well, which fails: an op without a case, fewer checks than the declarations promise, a
+pattern of expected failures that fits nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
+
+from needle_core.backend import chosen_device, default_device, device as find_device, set_default_device
+from needle_core.errors import ArgumentError, DeviceUnavailableError, PluginError
+from needle_core.fallback import POLICIES
+from needle_core.op import KERNELS, OPS, Op, find_op
+from needle_core.plugins import registry
+from needle_core.plugins.activation import Activation
+from needle_core.plugins.declarations import Declarations, ExpectedFailure, Limit
+from needle_core.plugins.environment import choice
+from needle_core.plugins.manifest import GROUPS
+from needle_core.spec import Device
+from needle_core.tensor_op import TensorOp
+from needle_core.testing import check, modules, optimizers
+from needle_core.testing.samples import Case, Check, MismatchError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A check on its device. Called, it gives the reason of a failure that was expected, or None if all is well, or raises."""
+
+    check: Check
+    id: str
+    device: str
+    expectation: ExpectedFailure | None
+
+    def __call__(self) -> str | None:
+        known = self.expectation
+        try:
+            with on(self.device):
+                self.check()
+        except Exception as failure:
+            if known is None:
+                raise
+            if date.today() > known.until:
+                raise MismatchError(f"still fails after {known.until}, until when it may: {known.reason}") from failure
+            return known.reason
+        if known is not None:
+            raise MismatchError(f"passes, and is expected to fail: {known.reason}")
+        return None
+
+    @property
+    def subject(self) -> str:
+        """The op, the optimizer, or what else is checked."""
+        return self.id.split("/")[0]
+
+    @property
+    def kind(self) -> str:
+        return self.id.split("/")[1]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The checks of the plugin called `name`, in an order that does not change.
+
+    `promised` says how many there must be of each kind. `limits` are what the plugin declares of its rounding; `absent` are
+    devices that could not be opened and ops that they cannot run, with the reason.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    seed: int
+    quick: bool
+    checks: list[Planned] = field(default_factory=list)
+    promised: Counter[str] = field(default_factory=Counter)
+    limits: list[Limit] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def devices(self) -> list[str]:
+        return sorted({planned.device for planned in self.checks})
+
+    @property
+    def mode(self) -> str:
+        return "quick" if self.quick else "full"
+
+
+def checks(name: str, seed: int = 0, *, quick: bool = False) -> list[Check]:
+    """The checks of the installed plugin called `name`, each to be called; expected failures pass.
+
+    A name is that of an entry point, or of a distribution with or without "needle-". Raises ArgumentError if none is called
+    so, PluginError if it is broken.
+    """
+    return [Check(p.id, partial(_run, p), p.check.size) for p in suite(name, seed, quick=quick).checks]
+
+
+def _run(planned: Planned) -> None:
+    planned()
+
+
+def suite(name: str, seed: int = 0, *, quick: bool = False, device: str | None = None) -> Suite:
+    """The checks of the installed plugin called `name`; with `device`, only of what runs there, and there only."""
+    policy = choice("NEEDLE_FALLBACK", POLICIES)
+    if policy != "error":
+        raise ArgumentError(f"NEEDLE_FALLBACK={policy} would let the host pass the checks", hint="`unset NEEDLE_FALLBACK`")
+    activations = _activated(name)
+    plugin = activations[0].plugin
+    made = Suite(name, plugin.distribution, plugin.version, seed, quick)
+    for activation in activations:
+        _Planner(made, activation, device).plan()
+    if not made.checks:
+        raise PluginError(f"{name}: there is nothing to check" + (f" on {device}" if device else ""), details=made.absent)
+    return made
+
+
+def _activated(name: str) -> list[Activation]:
+    """What is active of the one distribution that answers to `name`."""
+    activations = registry.activated(name)
+    if not activations:
+        try:
+            status = registry.why(name)[0]
+        except PluginError as unknown:
+            installed = ", ".join(status.distribution for status in registry.report()) or "none"
+            raise ArgumentError(unknown.summary, details={"installed": installed}, hint=unknown.hint) from None
+        raise PluginError(
+            f"{status.distribution} {status.version}: {status.phase}: {status.reason}", hint=f"`{status.command}`"
+        )
+    if len(several := sorted({a.plugin.distribution for a in activations})) > 1:
+        raise PluginError(f"{name!r} is a name of {' and of '.join(several)}", hint=f"`needle conform {several[0]}`")
+    return activations
+
+
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """Within it, `device` is the default device."""
+    before = chosen_device()
+    set_default_device(device)
+    try:
+        yield
+    finally:
+        set_default_device(before)
+
+
+def support(op: Op[..., object], device: Device) -> str:
+    """How `device` runs an op: "native" by a kernel of its own, "composite" by the op's body, or not at all: "missing"."""
+    if (op.name, device.backend.name) in KERNELS or (isinstance(op, TensorOp) and device.backend.host):
+        return "native"
+    return "missing" if op.is_primitive else "composite"
+
+
+def core_ops() -> list[Op[..., object]]:
+    """The ops of the core, by name."""
+    return [op for name, op in sorted(OPS.items()) if op.__module__.startswith("needle_core.ops.")]
+
+
+class _Planner:
+    """Adds the checks of one activated plugin to a suite."""
+
+    def __init__(self, made: Suite, activation: Activation, device: str | None) -> None:
+        self.made, self.activation, self.device = made, activation, device
+        self.declared: Declarations = activation.declarations()
+        made.limits.extend(self.declared.limits)
+
+    def plan(self) -> None:
+        staged, first = self.activation.staged, len(self.made.checks)
+        for group in GROUPS:
+            for name in staged.get(group, ()):
+                registry.find(group, name)  # raises if another plugin claims it too
+        for name in sorted(staged["backends"]):
+            if self._wanted(name):
+                self._backend(find_device(self.device or name))
+        for backend in sorted({entry.partition(".")[0] for entry in self.activation.plugin.offers.get("kernels", ())}):
+            if self._wanted(backend):
+                self._kernels(find_device(self.device or backend))
+        if staged["ops"]:
+            for device in self._devices():
+                self._ops(device)
+        if staged["optimizers"]:
+            self._optimizers()
+        self._expectations(self.made.checks[first:])
+
+    def _wanted(self, backend: str) -> bool:
+        return self.device is None or self.device.partition(":")[0] == backend
+
+    def _devices(self) -> list[Device]:
+        """The device asked for, or the first of every installed backend that opens."""
+        if self.device:
+            return [find_device(self.device)]
+        found = []
+        for name in registry.names("backends"):
+            try:
+                found.append(find_device(name))
+            except (DeviceUnavailableError, PluginError) as reason:
+                self.made.absent[name] = reason.summary
+        return found
+
+    # -- what is checked --------------------------------------------------------------------------------------------------
+
+    def _backend(self, device: Device) -> None:
+        seed, quick = self.made.seed, self.made.quick
+        for op in core_ops():
+            self._op(op, _core_case(op.name), device)
+        self._add(
+            "backend", device, partial(check.checks_of_backend, seed, quick=quick), check.promised_by_backend(quick=quick)
+        )
+        self._add(
+            "modules", device, partial(modules.checks_of_modules, seed, quick=quick), modules.promised_by_modules(quick=quick)
+        )
+
+    def _kernels(self, device: Device) -> None:
+        for name in sorted(self.activation.plugin.kernels_for(device.backend.name)):
+            case = _core_case(name)
+            if case is None:
+                owners = (owner.declarations().cases.get(name) for owner in registry.activated(name))
+                case = next((c for c in owners if c is not None), None)
+            self._op(find_op(name), case, device)
+
+    def _ops(self, device: Device) -> None:
+        for name, op in sorted(self.activation.staged["ops"].items()):
+            if support(op, device) == "missing":
+                self.made.absent[f"{name} on {device}"] = "the backend has no kernel for this primitive"
+            else:
+                self._op(op, self.declared.cases.get(name), device, f" on {device}")
+
+    def _op(self, op: Op[..., object], case: Case | None, device: Device, place: str = "") -> None:
+        if case is None:
+            self._missing(op.name, device, place)
+            return
+        rounding = {limit.dtype: limit.u for limit in self.declared.limits if limit.op == op.name}
+        case = replace(case, roundoff={**case.roundoff, **rounding})
+        seed, quick = self.made.seed, self.made.quick
+        promise = check.promised_by_op(case, quick=quick)
+        self._add(op.name, device, partial(check.checks_of_op, case, seed, quick=quick), promise, place)
+
+    def _optimizers(self) -> None:
+        names = {d.name: d for d in (default_device(), *([] if self.made.quick else [find_device("loopback")]))}
+        for device in [find_device(self.device)] if self.device else names.values():
+            for name in sorted(self.activation.staged["optimizers"]):
+                case, place = self.declared.optimizers.get(name), f" on {device}"
+                if case is None:
+                    self._missing(name, device, place)
+                    continue
+                seed, quick = self.made.seed, self.made.quick
+                promise = optimizers.promised_by_optimizer(case, quick=quick)
+                self._add(name, device, partial(optimizers.checks_of_optimizer, case, seed, quick=quick), promise, place)
+
+    # -- how it is counted ------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, subject: str, device: Device, make: Callable[[], Iterable[Check]], promised: Counter[str], place: str = ""
+    ) -> None:
+        """Plan what `make` gives on `device`, and one more check: that it is what the declaration promises."""
+        found: list[Check] = []
+        trouble: Exception | None = None
+        try:
+            with on(device.name):
+                found.extend(make())
+        except Exception as cause:
+            trouble = cause
+        came = Counter(c.id.split("/")[1] for c in found)
+        found.append(Check(f"{subject}/count/checks", partial(_check_count, came, promised, trouble)))
+        for c in found:
+            self._plan(c, device, place)
+        self.made.promised.update({**promised, "count": 1})
+
+    def _missing(self, name: str, device: Device, place: str) -> None:
+        self._plan(Check(f"{name}/count/case", _check_case), device, place)
+        self.made.promised["count"] += 1
+
+    def _expectations(self, planned: list[Planned]) -> None:
+        """A check for each pattern of expected failures: that there is something it fits."""
+        for expected in self.declared.expected:
+            hits = sum(p.expectation is expected for p in planned)
+            c = Check(f"expectations/pattern/{expected.pattern}", partial(_check_pattern, expected, hits))
+            self.made.checks.append(Planned(c, c.id, planned[0].device, None))
+            self.made.promised["pattern"] += 1
+
+    def _plan(self, c: Check, device: Device, place: str) -> None:
+        known = next((e for e in self.declared.expected if e.covers(c.id) or e.covers(c.id + place)), None)
+        self.made.checks.append(Planned(c, c.id + place, device.name, known))
+
+
+def _core_case(name: str) -> Case | None:
+    from needle_core.testing import CASES
+
+    return CASES.get(name)
+
+
+def _check_case() -> None:
+    raise MismatchError("there is no case: registrar.case, or optimizer_case, in needle_conformance declares one")
+
+
+def _check_count(came: Counter[str], promised: Counter[str], trouble: Exception | None) -> None:
+    if trouble is not None:
+        raise MismatchError(f"the checks cannot be made: {type(trouble).__name__}: {trouble}") from trouble
+    if came != promised or not came:
+        raise MismatchError(f"the checks are {dict(came)}, and the declaration promises {dict(promised)}")
+
+
+def _check_pattern(expected: ExpectedFailure, hits: int) -> None:
+    if not hits:
+        raise MismatchError(f"no check has an id like that; its failure was expected because {expected.reason}")
