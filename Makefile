@@ -2,12 +2,13 @@
 #
 #   make demo DEVICE=numpy ARGS="--epochs 3"     options of `needle train`
 #   make test ARGS="-k loader"                   options of pytest
+#   make test DEVICE=loopback                    on another default device
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint types clean
+.PHONY: help demo test mutants docs bench lint types clean
 
 DEVICE ?=
 ARGS ?=
@@ -23,13 +24,19 @@ help:  ## show the targets
 
 # One thread for the linear algebra: matrices are small here, and OpenBLAS's threads wait by spinning. Beside another busy process
 # the demo took 212 s with two threads, 6 s with one.
-demo test: export OPENBLAS_NUM_THREADS ?= 1
+demo test mutants: export OPENBLAS_NUM_THREADS ?= 1
 
 demo: $(READY)  ## train a network on handwritten digits
 	.venv/bin/needle train $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 test: $(READY)  ## run all tests
-	.venv/bin/python -m pytest $(ARGS)
+	$(if $(DEVICE),NEEDLE_DEVICE=$(DEVICE)) .venv/bin/python -m pytest $(ARGS)
+
+mutants: $(READY)  ## plant bugs and see that the conformance kit finds them
+	.venv/bin/python -m tests.mutants $(ARGS)
+
+docs: $(READY)  ## write the pages of docs/ that are made from the code
+	.venv/bin/python docs/generate.py
 
 bench: $(READY)  ## measure
 	.venv/bin/python -m pytest benchmarks --quiet --capture=no $(ARGS)
