@@ -135,7 +135,7 @@ def _check_state(place: str, layer: Layer, seed: int) -> None:
 
 
 class _Nested(nn.Module):
-    """Parameters and modules in all places where they are found, one of them in two."""
+    """Parameters and modules in all places where they are found; a module and a parameter in two."""
 
     def __init__(self) -> None:
         self.first = nn.Linear(2, 3)
@@ -161,7 +161,7 @@ def _check_discovery(place: str, seed: int) -> None:
         "children": [name for name, _ in model.named_children()],
     }
     expected = {
-        "parameters": ["kept.scale", "first.weight", "first.bias", "kept.inner.0.weight", "pair.1.0.weight", "pair.1.0.bias"],
+        "parameters": ["kept.scale", "kept.tied", "first.weight", "kept.inner.0.weight", "pair.1.0.weight", "pair.1.0.bias"],
         "buffers": ["kept.inner.1", "pair.1.0.running_mean", "pair.1.0.running_var"],
         "modules": ["", "first", "kept.inner.0", "pair.1", "pair.1.0", "pair.1.1"],
         "children": ["first", "kept.inner.0", "pair.0", "pair.1"],
@@ -250,6 +250,24 @@ def _check_dropout(place: str, seed: int) -> None:
         raise MismatchError(f"{place}: the same seed gives another mask")
 
 
+def _check_clipping(place: str, seed: int) -> None:
+    """Gradients are scaled down together to a common norm; those within it stay bit for bit."""
+    rng = np.random.default_rng(seed)
+    gradients = [rng.uniform(1, 2, shape) * scale for shape, scale in (((2, 3), 1.0), ((4,), 10.0), ((), 0.1))]
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    params = [ndl.Tensor(np.zeros_like(g), requires_grad=True) for g in gradients]
+    for max_norm in (2 * norm, norm / 4):
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = ndl.Tensor(g)
+        found = ndl.optim.clip_grad_norm(params, float(max_norm))
+        compare(f"{place}/norm", found, np.asarray(norm), DTYPES["float64"], np.asarray(32 * ROUNDOFF["float64"] * norm))
+        for i, (p, g) in enumerate(zip(params, gradients, strict=True)):
+            expected = g * min(max_norm / norm, 1.0)
+            bound = 32 * ROUNDOFF["float64"] * expected * (max_norm < norm)
+            assert p.grad is not None
+            compare(f"{place}/gradient {i}", p.grad, expected, DTYPES["float64"], bound)
+
+
 def _check_seed(place: str, seed: int) -> None:
     """One seed gives one model and one mask, bit for bit, on every device that opens; another seed gives others."""
     with _default_generators_kept():
@@ -274,9 +292,10 @@ COMMON: Final[Mapping[str, Callable[[str, int], None]]] = {
     "move": _check_move,
     "running statistics": _check_running_statistics,
     "dropout": _check_dropout,
+    "clipping": _check_clipping,
     "seed": _check_seed,
 }
-"""What is checked of modules as such, and of layers that have a state or draw numbers."""
+"""What is checked of modules as such, of layers that have a state or draw numbers, and of what is used with them."""
 
 
 # -- what the checks are made of --------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ State: TypeAlias = dict[str, Array]
 Setting: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = Sequence[Array | None]  # the gradients of one step, one for each parameter
 
-SHAPES: Final[Sequence[Shape]] = ((3, 4), (5,), (), (2, 0), (2, 1, 3))
+SHAPES: Final[Sequence[Shape]] = ((3, 4), (5,), (), (2, 0), (2, 1, 3), (5,))
 STEPS: Final = 20
 COARSE: Final = 2.0**-36  # the least roundoff that differences in float64 can show; what they show is then scaled down
 
