@@ -139,10 +139,8 @@ class _Nested(nn.Module):
 
     def __init__(self) -> None:
         self.first = nn.Linear(2, 3)
-        self.kept: dict[str, Any] = {
-            "scale": nn.Parameter([1.0, 2.0]),
-            "inner": [nn.Linear(3, 2, bias=False), nn.Buffer([5.0])],
-        }
+        inner = [nn.Linear(3, 2, bias=False), nn.Buffer([5.0])]
+        self.kept: dict[str, Any] = {"scale": nn.Parameter([1.0, 2.0]), "inner": inner, "tied": self.first.bias}
         self.pair = (self.first, nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)))
         self.plain, self.count = ndl.Tensor([3.0]), 3
 
