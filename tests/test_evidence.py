@@ -122,7 +122,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(monkeypatch: pytest
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="the result cannot be kept: disk full"):
         remember("a/forward/1", "a/forward/2")
     assert evidence.recall() == before
     assert len(list(evidence.folder().iterdir())) == 1

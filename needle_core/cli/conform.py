@@ -59,11 +59,11 @@ def conform(
         return
     with _progress(len(chosen)) as watch:
         done = report.run(made, chosen, watch)
-    evidence.remember(done)
     if as_json:
         click.echo(json.dumps(done.as_dict(), indent=2))
     else:
         _print(done)
+    evidence.remember(done)
     ctx.exit(0 if done.ok else 1)
 
 

@@ -17,7 +17,7 @@ import needle_core
 from needle_core.backend import device as find_device
 from needle_core.errors import DataError
 from needle_core.plugins import registry
-from needle_core.testing.report import OUTCOMES, Report
+from needle_core.testing.report import OUTCOMES, Report, told
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def remember(report: Report) -> None:
         return
     suite, now = report.suite, datetime.now(UTC).isoformat(timespec="seconds")
     for device in suite.devices:
-        counts = report.by(lambda p: p.subject, device)
-        told = {subject: {str(outcome): found[outcome] for outcome in OUTCOMES} for subject, found in counts.items()}
-        backend = registry.why(find_device(device).backend.name)[0]
+        counts = {subject: told(found) for subject, found in report.by(lambda p: p.subject, device).items()}
+        name = find_device(device).backend.name
+        backend = next(status for status in registry.report() if name in status.offers.get("backends", ()))
         versions = (suite.version, needle_core.__version__, f"{backend.distribution} {backend.version}")
-        _write(Evidence(suite.distribution, *versions, device, suite.mode, suite.seed, now, told))
+        _write(Evidence(suite.distribution, *versions, device, suite.mode, suite.seed, now, counts))
 
 
 def recall() -> list[Evidence]:
@@ -70,17 +70,22 @@ def recall() -> list[Evidence]:
 
 
 def _write(evidence: Evidence) -> None:
-    """Write a file whole or not at all, whatever happens meanwhile."""
+    """Write a file whole or not at all, whatever happens meanwhile. Raises DataError if that is impossible."""
     place = folder()
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=place, suffix=".part", encoding="utf-8", delete=False) as file:
-        try:
-            json.dump(asdict(evidence), file, indent=1)
-            file.close()
-            os.replace(file.name, place / evidence.name)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place, suffix=".part", encoding="utf-8", delete=False) as file:
+            try:
+                json.dump(asdict(evidence), file, indent=1)
+                file.close()
+                os.replace(file.name, place / evidence.name)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as cause:
+        raise DataError(
+            f"{place}: the result cannot be kept: {cause}", hint="NEEDLE_CACHE=FOLDER names another folder"
+        ) from cause
 
 
 def _read(path: Path) -> Evidence:

@@ -111,8 +111,8 @@ class Report:
             "seconds": round(self.seconds, 2),
             "promised": self.promised,
             "run": len(self.results),
-            **{outcome: self.counts[outcome] for outcome in OUTCOMES},
-            "kinds": {kind: dict(counts) for kind, counts in self.by(lambda p: p.kind).items()},
+            **told(self.counts),
+            "kinds": {kind: told(counts) for kind, counts in self.by(lambda p: p.kind).items()},
             "failures": [
                 {"id": r.planned.id, "device": r.planned.device, "text": r.text, "repeat": self.repeat(r)}
                 for r in self.results
@@ -122,6 +122,11 @@ class Report:
             "limits": [str(limit) for limit in self.suite.limits],
             "absent": self.suite.absent,
         }
+
+
+def told(counts: Counter[Outcome]) -> dict[str, int]:
+    """The number of each outcome, also where it is 0."""
+    return {outcome: counts[outcome] for outcome in OUTCOMES}
 
 
 def selected(suite: Suite, pattern: str | None) -> list[Planned]:
