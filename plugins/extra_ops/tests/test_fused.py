@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -87,3 +90,12 @@ def test_what_is_no_number_is_refused() -> None:
         fused_add_scalars(x, 1, x)
     with pytest.raises(ArgumentError, match=r"takes 3 tensors \(x, c0, c1\), got 2"):
         fused_add_scalars(x, 1)  # type: ignore[call-arg]
+
+
+def test_the_readme_holds() -> None:
+    before = ndl.default_device()
+    ndl.set_default_device("numpy")  # which its outputs name
+    try:
+        assert doctest.testfile(str(Path(__file__).parents[1] / "README.md"), module_relative=False).failed == 0
+    finally:
+        ndl.set_default_device(before)
