@@ -138,6 +138,21 @@ def test_ops_of_any_number_of_tensors_take_one() -> None:
     assert ndl.stack(value).numpy().tolist() == [[1.0], [2.0]]
 
 
+@ndl.composite(lambda *specs: (TensorTuple(specs), {}))
+def doubled(*tensors: ndl.Tensor) -> TensorTuple:
+    return TensorTuple(2 * t for t in tensors)
+
+
+def test_an_op_takes_one_and_returns_one() -> None:
+    x = ndl.Tensor([1.0, 2.0], requires_grad=True)
+    value = doubled(TensorTuple([x, x * x]))
+    assert type(value) is TensorTuple
+    assert values(value) == [[2.0, 4.0], [2.0, 8.0]]
+    (value[0] + value[1]).sum().backward()
+    assert x.grad is not None
+    assert x.grad.numpy().tolist() == [6.0, 10.0]  # 2 + 4 x
+
+
 def test_grad_takes_one_and_returns_one() -> None:
     x, y = ndl.Tensor([1.0, 2.0]), ndl.Tensor([3.0, 5.0])
     gradient = ndl.grad(lambda v: (v[0] * v[1]).sum())(TensorTuple([x, y]))
