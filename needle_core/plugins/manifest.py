@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from typing import Final, Literal, TypeAlias
 
 from needle_core.plugins.environment import Selection
+from needle_core.plugins.metadata import Installed, canonical, installed
 
 Group: TypeAlias = Literal["backends", "ops", "kernels", "optimizers"]
 
 GROUPS: Final[tuple[Group, ...]] = ("backends", "ops", "kernels", "optimizers")
-_UNNAMED: Final = "unnamed"
 _VALUE: Final = re.compile(r"\w+(\.\w+)*(\s*:\s*\w+(\.\w+)*)?")
 
 
@@ -65,7 +66,11 @@ class Plugin:
 
     def load(self) -> object:
         """Import the module, and give it or the object in it."""
-        return EntryPoint("", self.value, "").load()
+        module, _, path = self.value.partition(":")
+        loaded: object = import_module(module.strip())
+        for name in filter(None, path.strip().split(".")):
+            loaded = getattr(loaded, name)
+        return loaded
 
     def kernels_for(self, backend: str) -> set[str]:
         """The ops for which the plugin promises kernels on `backend`; "" stands for an entry that names no op."""
@@ -78,7 +83,8 @@ class Manifest:
 
     def __init__(self) -> None:
         self.selection = Selection()
-        self.plugins = sorted(_installed(), key=lambda p: (canonical(p.distribution), p.value))
+        found = chain.from_iterable(map(_plugins, installed()))
+        self.plugins = sorted(found, key=lambda p: (canonical(p.distribution), p.value))
         self.selection.check(self.plugins)
         self.selected = [p for p in self.plugins if self.selection.takes(p)]
 
@@ -95,47 +101,18 @@ class Manifest:
         return ((group, name) for group in GROUPS for name in self.names(group) if len(self.claimants(group, name)) > 1)
 
 
-def _installed() -> Iterable[Plugin]:
-    """The plugins of every distribution; of two with one name, the first on sys.path counts, as it does for import."""
-    seen = set()
-    for distribution in distributions():
-        name, version, site = _UNNAMED, "?", str(distribution.locate_file(""))
-        try:
-            text = distribution.read_text("entry_points.txt") or ""
-            if "[needle_core." not in text:  # nearly all distributions; parsing them all would take longer than this
-                continue
-            name, version = _identity(distribution)
-            key = canonical(name) if name != _UNNAMED else f"{site}\n{text}"
-            if key not in seen:
-                seen.add(key)
-                yield from _plugins(name, version, site, distribution.entry_points)
-        except Exception as cause:  # whatever stands in that file, the other plugins work
-            yield Plugin(name, version, site, "", {}, cause)
-
-
-def _plugins(name: str, version: str, site: str, entries: Iterable[EntryPoint]) -> Iterable[Plugin]:
-    values: dict[str, dict[str, list[str]]] = {}
-    for entry in entries:
-        prefix, _, group = entry.group.partition(".")
+def _plugins(installed: Installed) -> Iterator[Plugin]:
+    """The plugins of a distribution, one for each module or object that its entry points name."""
+    known = (installed.name, installed.version, installed.site)
+    if installed.problem is not None:
+        yield Plugin(*known, "", {}, installed.problem)
+    values: dict[str, dict[str, set[str]]] = {}
+    for section, name, value in installed.entry_points:
+        prefix, _, group = section.partition(".")
         if prefix == "needle_core" and group in GROUPS:
-            values.setdefault(entry.value, {}).setdefault(group, []).append(entry.name)
+            values.setdefault(value, {}).setdefault(group, set()).add(name)
     for value, offers in values.items():
-        wrong = (
-            None if _VALUE.fullmatch(value) else ValueError(f"an entry point's value {value!r} is not MODULE or MODULE:OBJECT")
-        )
-        yield Plugin(name, version, site, value, {g: sorted(set(offers[g])) for g in GROUPS if g in offers}, wrong)
-
-
-def _identity(distribution: Distribution) -> tuple[str, str]:
-    """Name and version, as far as a half removed distribution still has them.
-
-    `distribution.metadata` would parse the whole file as an e-mail, 0.5 ms each.
-    """
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    fields = dict(re.findall(r"^(Name|Version): *(\S+)", text.partition("\n\n")[0], re.MULTILINE))
-    return fields.get("Name", _UNNAMED), fields.get("Version", "?")
-
-
-def canonical(distribution: str) -> str:
-    """The normalised name of a distribution: lower case, with single hyphens."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+        wrong = None
+        if not _VALUE.fullmatch(value):
+            wrong = ValueError(f"an entry point's value {value!r} is not MODULE or MODULE:OBJECT")
+        yield Plugin(*known, value, {group: sorted(offers[group]) for group in GROUPS if group in offers}, wrong)
