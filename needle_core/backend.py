@@ -10,13 +10,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, ClassVar, TypeAlias, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, get_origin
 
 import numpy.typing as npt
 
-from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError, warn
+from needle_core.errors import ArgumentError, DeviceError, DeviceUnavailableError, NeedleError, warn
 from needle_core.op import OPS, Kernel, lock, register_kernels
 from needle_core.spec import Device, DType, Spec
+
+if TYPE_CHECKING:
+    from needle_core.plugins.manifest import Plugin
 
 Buffer: TypeAlias = Any
 DeviceLike: TypeAlias = Device | str
@@ -94,29 +97,45 @@ def open_backend(name: str) -> Backend:
     with lock:
         if name in _backends:
             return _backends[name]
-        offered = registry.find("backends", name)
-        if offered is None:
+        plugin = registry.provider("backends", name)
+        if plugin is None:
             known = ", ".join(registry.names("backends")) or "none"
             raise DeviceError(
                 f"no backend is called {name!r}",
                 details={"installed": known},
                 hint="`needle plugins` lists what is installed and why",
             )
-        try:
-            backend: Backend = offered()
-            names = list(backend.devices())
-        except Exception as cause:
-            reason = f"{type(cause).__name__}: {cause}" if not isinstance(cause, NeedleError) else cause.summary
-            raise DeviceUnavailableError(f"backend {name!r} is installed but cannot be opened: {reason}") from cause
-        kernels = backend.kernel_table()
-        unknown = sorted(op for op in kernels if op not in OPS)
-        if unknown:
-            raise DeviceUnavailableError(f"backend {name!r} has kernels for ops that do not exist: {', '.join(unknown)}")
+        backend, names, kernels = _opened(name, plugin)
+        kernels |= registry.kernels(name)
         register_kernels(name, kernels)
-        register_kernels(name, registry.kernels(name))
         _backends[name] = backend
         _devices.update({device: Device(device, backend) for device in names})
         return backend
+
+
+def _opened(name: str, plugin: Plugin) -> tuple[Backend, list[str], dict[str, Kernel]]:
+    """The backend of `plugin`, opened, the names of its devices, and its kernels."""
+    from needle_core.plugins import registry
+    from needle_core.plugins.isolation import isolated
+
+    try:
+        with isolated(plugin):
+            backend: Backend = registry.find("backends", name)()
+            names, kernels = list(backend.devices()), dict(backend.kernel_table())
+        if strange := [n for n in names if str(n).partition(":")[0] != name]:
+            raise DeviceError(f"it has a device {strange[0]!r}, and the names of its devices begin with {name!r}")
+        if unknown := sorted(op for op in kernels if op not in OPS):
+            raise ArgumentError(f"it has kernels for ops that do not exist: {', '.join(unknown)}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as cause:  # SystemExit too
+        reason = cause.summary if isinstance(cause, NeedleError) else f"{type(cause).__name__}: {cause}"
+        raise DeviceUnavailableError(
+            f"backend {name!r} is installed but cannot be opened: {reason}",
+            details={"plugin": f"{plugin}, {plugin.value} in {plugin.site}"},
+            hint=f"`needle plugins why {name}`",
+        ) from cause
+    return backend, names, kernels
 
 
 def public_functions(module: ModuleType) -> dict[str, Kernel]:

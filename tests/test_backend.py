@@ -143,7 +143,20 @@ def test_kernels_for_ops_that_do_not_exist_are_refused(install: Install, site: S
     install(more="import needle_second_kernels; kernels = (needle_second_kernels,)")
     with pytest.raises(DeviceUnavailableError) as caught:
         ndl.device("second")
-    assert str(caught.value) == "backend 'second' has kernels for ops that do not exist: nonsense"
+    assert str(caught.value) == (
+        "backend 'second' is installed but cannot be opened: it has kernels for ops that do not exist: nonsense\n"
+        f"  plugin: needle-second 1.0, needle_second in {site.folder}\n  hint: `needle plugins why second`"
+    )
+    assert not [name for name, backend in op.KERNELS if backend == "second"]
+
+
+@pytest.mark.parametrize("devices", [["numpy"], ["second:0", "secondary"], [0], ["cuda:0"]])
+def test_backend_names_its_devices_after_itself(install: Install, devices: list[Any]) -> None:
+    numpy = ndl.device("numpy")
+    install(devices=devices)
+    with pytest.raises(DeviceUnavailableError, match=f"it has a device {devices[-1]!r}, and the names"):
+        ndl.device("second")
+    assert ndl.device("numpy") is numpy
 
 
 def test_blocked_backend_is_a_plugin_error(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,13 @@ def find(group: Group, name: str) -> Any:
     Raises PluginError if the plugin that claims it is broken, in conflict with another, stale, or blocked by NEEDLE_PLUGINS.
     """
     with lock:
+        plugin = provider(group, name)
+        return None if plugin is None else _memory.active[plugin].staged[group][name]
+
+
+def provider(group: Group, name: str) -> Plugin | None:
+    """The plugin that offers `name`, activated, or None if none claims the name. Raises PluginError as `find` does."""
+    with lock:
         manifest = _ready()
         claimants = manifest.claimants(group, name)
         if not claimants:
@@ -100,7 +107,8 @@ def find(group: Group, name: str) -> Any:
             return None
         if len(claimants) > 1:
             raise _conflict(group, name, claimants)
-        return _activate(claimants[0]).staged[group][name]
+        _activate(claimants[0])
+        return claimants[0]
 
 
 def names(group: Group) -> list[str]:
@@ -248,8 +256,11 @@ def _kernels_of(plugin: Plugin, backend: str) -> dict[str, Callable[..., Any]]:
 
 def _attempt(activation: Activation, step: Callable[[], None]) -> None:
     """Do `step`; what it raises, even SystemExit, is remembered as the plugin's failure and raised as PluginError."""
+    from needle_core.plugins.isolation import isolated
+
     try:
-        step()
+        with isolated(activation.plugin):
+            step()
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
