@@ -46,8 +46,8 @@ lock = threading.RLock()
 
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
-watcher: Callable[[Op[..., Any], Run], Run] | None = None
-"""Sees what each new combination runs, and may wrap it. Ops that ran before are seen after `forget`."""
+watcher: Callable[[Op[..., Any], Run, Mapping[str, Any]], Run] | None = None
+"""Sees what each new combination runs, and its attributes; may wrap it. Ops that ran before are seen after `forget`."""
 
 _spec_of = attrgetter("spec")
 
@@ -134,7 +134,7 @@ class Op(Generic[P, R]):
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
         if watcher is not None:
-            run = watcher(self, run)
+            run = watcher(self, run, attrs)
         if all(map(_is_key, attrs.values())):
             if len(self._runs) >= MEMO_LIMIT:
                 self.forget()

@@ -522,7 +522,9 @@ def test_run_body_of_a_primitive_is_refused() -> None:
 def test_watcher_sees_each_new_combination_once_and_may_wrap_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def watch(op: Op[..., Any], run: Any) -> Any:
+    def watch(op: Op[..., Any], run: Any, attrs: Any) -> Any:
+        if op is scaled:
+            assert attrs == {"k": 2}
         seen.append(op.name)
         return lambda *args: run(*args) + 1 if op is scaled else run(*args)
 

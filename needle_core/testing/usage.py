@@ -1,0 +1,57 @@
+"""Which ops a program uses, seen while it runs; when nobody looks, calls take not a nanosecond longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import needle_core.op as engine
+from needle_core.autograd import no_grad
+from needle_core.op import OPS, Op
+
+Usage: TypeAlias = dict[str, set[str]]
+"""For each op that was used, the ops in whose bodies it was; the program itself is "" there."""
+
+_inside: ContextVar[str] = ContextVar("_inside", default="")
+
+
+@contextmanager
+def recorded() -> Iterator[Usage]:
+    """Within it, all ops that are called are entered into what it gives, in all threads.
+
+    So are those in the body of a composite for which the backend has a kernel: another backend may have none.
+    """
+    used: Usage = {}
+    unfolded: set[tuple[str, str]] = set()
+
+    def watch(op: Op[..., Any], run: Callable[..., Any], attrs: Mapping[str, Any]) -> Callable[..., Any]:
+        def seen(*args: Any) -> Any:
+            if _inside.get() != op.name:  # called again by itself, after promotion
+                used.setdefault(op.name, set()).add(_inside.get())
+            token = _inside.set(op.name)
+            try:
+                if op.body is not None and (op.name, repr(attrs)) not in unfolded:
+                    unfolded.add((op.name, repr(attrs)))
+                    with no_grad():
+                        op.run_body(*args, **attrs)
+                return run(*args)
+            finally:
+                _inside.reset(token)
+                op.forget()  # so that the next call is seen too
+
+        return seen
+
+    _forget()
+    engine.watcher = watch
+    try:
+        yield used
+    finally:
+        engine.watcher = None
+        _forget()
+
+
+def _forget() -> None:
+    for op in OPS.values():
+        op.forget()
