@@ -77,7 +77,7 @@ def _launch_many(op: Op[..., Any], kernel: Callable[..., Any], specs: tuple[Spec
             results = tuple(kernel(*buffers))
         except Exception as cause:
             fail(op, cause, args)
-        return _record_many(op, args, buffers, results, specs, attrs)
+        return record_many(op, args, buffers, results, specs, attrs)
 
     return run
 
@@ -95,7 +95,7 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
         finally:
             mode.grad = True
         if isinstance(spec, tuple):
-            return _record_many(op, args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
+            return record_many(op, args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
         y = tensor_of(spec, result.buffer)
         if spec.dtype.is_floating:
             y.node = Node(op, args, buffers, attrs, spec)
@@ -111,7 +111,7 @@ def in_class(cls: type[tuple[Any, ...]], run: Run) -> Run:
     return lambda *args: make(run(*args))
 
 
-def _record_many(
+def record_many(
     op: Op[..., Any],
     args: tuple[Tensor, ...],
     buffers: tuple[Any, ...],
@@ -119,6 +119,7 @@ def _record_many(
     specs: tuple[Spec, ...],
     attrs: dict[str, Any],
 ) -> tuple[Tensor, ...]:
+    """The results of an op with several as tensors, recorded as one node if a gradient flows through an operand."""
     ys = tuple(map(tensor_of, specs, results))
     if mode.grad and any(a.tracked for a in args):
         node = Node(op, args, buffers, attrs, specs)

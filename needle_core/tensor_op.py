@@ -9,7 +9,7 @@ import numpy as np
 
 from needle_core import fallback
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
-from needle_core.launch import fail
+from needle_core.launch import fail, in_class, record_many
 from needle_core.op import Op, operands
 from needle_core.record import Node, mode
 from needle_core.tensor import Tensor
@@ -50,14 +50,14 @@ class TensorOp(Op[..., Any]):
         return object.__reduce__(self)
 
     def compute(self, *arrays: Any) -> Any:
-        """The value: arrays in, one array out."""
+        """The value: arrays in, one array out, or a tuple of arrays."""
         raise NotImplementedError(f"{type(self).__name__} must define compute(self, *arrays)")
 
     def gradient(self, out_grad: Tensor, node: Node) -> Any:
-        """The gradient for each of `node.inputs`, given `out_grad` for the output."""
+        """The gradient for each of `node.inputs`, given `out_grad` for the output, a tuple if there are several."""
         raise MissingGradientError("no gradient rule", hint=f"define {type(self).__name__}.gradient(self, out_grad, node)")
 
-    def __call__(self, *args: Any) -> Tensor:
+    def __call__(self, *args: Any) -> Any:
         try:
             self._check_count(args)
             device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
@@ -76,11 +76,16 @@ class TensorOp(Op[..., Any]):
         buffers = tuple(t.buffer for t in tensors)
         views = [t.numpy() for t in tensors]  # read-only
         try:
-            result = Tensor(np.asarray(self.compute(*views)), device=device)
+            value = self.compute(*views)
+            results = [Tensor(np.asarray(v), device=device) for v in (value if isinstance(value, tuple) else (value,))]
         except Exception as cause:
             fail(self, cause, tensors)
         if abroad:
-            fallback.count(self.name, device.backend, sum(t.spec.nbytes for t in (*tensors, result)))
+            fallback.count(self.name, device.backend, sum(t.spec.nbytes for t in (*tensors, *results)))
+        if isinstance(value, tuple):
+            specs, made = tuple(y.spec for y in results), tuple(y.buffer for y in results)
+            return in_class(type(value), record_many)(self, tensors, buffers, made, specs, {})
+        (result,) = results
         if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result
@@ -88,5 +93,6 @@ class TensorOp(Op[..., Any]):
     def pullback(
         self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]
     ) -> Sequence[Tensor | None]:
-        gradients = self.gradient(g, Node(self, inputs, (), attrs, y.spec))
+        specs = tuple(t.spec for t in y) if isinstance(y, tuple) else y.spec
+        gradients = self.gradient(g, Node(self, inputs, (), attrs, specs))
         return gradients if isinstance(gradients, tuple | list) else (gradients,)

@@ -56,6 +56,16 @@ class Scale(TensorOp):
         return out_grad * self.factor
 
 
+class Both(TensorOp):
+    """x + 1 and 2 x."""
+
+    def compute(self, x: Any) -> Any:
+        return x + 1, 2 * x
+
+    def gradient(self, out_grad: Any, node: Node) -> Tensor:
+        return out_grad[0] + 2 * out_grad[1]
+
+
 class Product(TensorOp):
     """a b, broadcast."""
 
@@ -268,3 +278,12 @@ def test_tensor_op_has_what_every_op_has() -> None:
     same = Same()
     same.forget()
     assert same.of_one(Tensor(2.0)).numpy() == same.of_two(Tensor(2.0)).numpy() == 2
+
+
+def test_compute_may_return_several_arrays() -> None:
+    x = leaf([1.0, 2.0])
+    more, double = Both()(x)
+    assert (more.tolist(), double.tolist()) == ([2, 3], [2, 4])
+    (more * double).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [6, 10]  # of 2 x (x + 1)

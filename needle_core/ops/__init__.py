@@ -18,7 +18,7 @@ from needle_core.ops.normalize import *
 from needle_core.ops.reduce import *
 from needle_core.ops.shape import *
 
-__all__: list[str] = []
+__all__ = []
 __all__ += activation.__all__
 __all__ += create.__all__
 __all__ += elementary.__all__

@@ -195,7 +195,12 @@ def sinh(x: Tensor) -> Tensor:
     """Hyperbolic sine."""
     u = expm1(abs(x))
     small = 0.5 * (u + u / (u + 1))
-    return sign(x) * where(less(u, math.inf), small, 0.5 * exp(0.5 * abs(x)) * exp(0.5 * abs(x)))
+    return _odd(x, where(less(u, math.inf), small, 0.5 * exp(0.5 * abs(x)) * exp(0.5 * abs(x))))
+
+
+def _odd(x: Tensor, y: Tensor) -> Tensor:
+    """An odd function of x from its value y for abs(x); zeros keep their sign."""
+    return where(equal(x, 0), x, sign(x) * y)
 
 
 @composite(floating)
@@ -215,7 +220,7 @@ def asinh(x: Tensor) -> Tensor:
     a = abs(x)
     small, r = minimum(a, 1), 1 / maximum(a, 1)
     near = log1p(small + small * small / (1 + sqrt(small * small + 1)))
-    return sign(x) * where(less(a, 1), near, log(maximum(a, 1)) + log(1 + sqrt(1 + r * r)))
+    return _odd(x, where(less(a, 1), near, log(maximum(a, 1)) + log(1 + sqrt(1 + r * r))))
 
 
 asinh.vjp(lambda g, y, x: g / sqrt(x * x + 1))
@@ -224,7 +229,7 @@ asinh.vjp(lambda g, y, x: g / sqrt(x * x + 1))
 @composite(floating)
 def acosh(x: Tensor) -> Tensor:
     """Inverse hyperbolic cosine; nan below 1."""
-    t, r = minimum(x, 2) - 1, 1 / maximum(x, 2)
+    t, r = minimum(maximum(x, 0), 2) - 1, 1 / maximum(x, 2)
     return where(less(x, 2), log1p(t + sqrt(t * (t + 2))), log(maximum(x, 2)) + log(1 + sqrt((1 - r) * (1 + r))))
 
 
@@ -235,7 +240,7 @@ acosh.vjp(lambda g, y, x: g / sqrt((x - 1) * (x + 1)))
 def atanh(x: Tensor) -> Tensor:
     """Inverse hyperbolic tangent; infinite at -1 and 1, nan outside."""
     a = abs(x)
-    return 0.5 * sign(x) * log1p(2 * a / (1 - a))
+    return _odd(x, 0.5 * log1p(2 * a / (1 - a)))
 
 
 atanh.vjp(lambda g, y, x: g / ((1 - x) * (1 + x)))
