@@ -126,6 +126,8 @@ class Op(Generic[P, R]):
             return self(*args, **attrs)
         if len(args) == 1 and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
             args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
+            if all(isinstance(a, Tensor) for a in args):
+                return self(*args, **attrs)
         try:
             self._check_arguments(args, attrs)
             tensors = self._lift(args)
@@ -153,9 +155,15 @@ class Op(Generic[P, R]):
         try:
             shape, dtype = y.spec.device.backend.describe(y.buffer)
         except Exception as cause:
-            raise KernelError(f"{self.name}: the kernel returned {brief(y.buffer)}", details={"expected": y.spec}) from cause
+            raise self._returned(brief(y.buffer), y.spec) from cause
         if shape != y.spec.shape or dtype != y.spec.dtype:
-            raise KernelError(f"{self.name}: the kernel returned {dtype}{list(shape)}", details={"expected": y.spec})
+            raise self._returned(f"{dtype}{list(shape)}", y.spec)
+
+    def _returned(self, found: str, expected: Spec) -> KernelError:
+        """The error for what a kernel returned; what was remembered of the op is forgotten, so that it is looked at again."""
+        self.forget()
+        details = {"expected": expected, **self.blame(expected.device.backend.name)}
+        return KernelError(f"{self.name}: the kernel returned {found}", details=details)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
         parameters = self.signature.parameters.values()
@@ -255,6 +263,13 @@ class Op(Generic[P, R]):
             fixed, rest = self.operands[:-1], self.operands[-1][1:]
             names = [*fixed, *(f"{rest}[{i}]" for i in range(len(args) - len(fixed)))]
         return {name: a.spec if isinstance(a, Tensor) else brief(a) for name, a in zip(names, args, strict=False)}
+
+    def blame(self, backend: str) -> dict[str, object]:
+        """Whose kernel runs on `backend`, as an error shows it."""
+        from needle_core.plugins import registry
+
+        maker = registry.maker_of_kernel(self.name, backend)
+        return {"kernel": f"of {maker}; `needle conform {backend}` checks it"} if maker else {}
 
     # -- gradients ------------------------------------------------------------------------------------------------------
 

@@ -204,7 +204,10 @@ def test_device_unavailable_error_reads_word_for_word(site: Site) -> None:
     site.install("needle-wanted", of("needle_wanted"), source)
     with pytest.raises(errors.DeviceUnavailableError) as caught:
         ndl.device("wanted")
-    assert str(caught.value) == "backend 'wanted' is installed but cannot be opened: OSError: no driver"
+    assert str(caught.value) == (
+        "backend 'wanted' is installed but cannot be opened: OSError: no driver\n"
+        f"  plugin: needle-wanted 1.0, needle_wanted in {site.folder}\n  hint: `needle plugins why wanted`"
+    )
     assert isinstance(caught.value.__cause__, OSError)
 
 

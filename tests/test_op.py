@@ -572,7 +572,8 @@ def test_kernel_that_returns_something_else_is_refused(wrong: Any, text: str, mo
     monkeypatch.setitem(KERNELS, ("exp", BACKEND), wrong)
     ndl.exp.forget()
     try:
-        with pytest.raises(KernelError, match=f"exp: the kernel {text}"):
-            ndl.exp(Tensor([1.0, 2.0]))
+        for _ in range(2):
+            with pytest.raises(KernelError, match=f"exp: the kernel {text}"):
+                ndl.exp(Tensor([1.0, 2.0]))
     finally:
         ndl.exp.forget()

@@ -133,6 +133,20 @@ def activate_home(op: Op[..., Any]) -> None:
                     find("ops", op.name)  # in a conflict its kernels are not taken, and this says so
 
 
+def maker_of(module: str) -> str | None:
+    """The active plugin that `module` belongs to, with its version; for errors of what plugins made."""
+    with lock:
+        return next((str(p) for p in _memory.active if p.package == module.partition(".")[0]), None)
+
+
+def maker_of_kernel(op: str, backend: str) -> str | None:
+    """The active plugin that brought the kernel for `op` on `backend`, with its version."""
+    with lock:
+        extra = [p for p, activation in _memory.active.items() if op in activation.kernels.get(backend, ())]
+        own = [p for p, activation in _memory.active.items() if backend in activation.staged["backends"]]
+        return next((str(plugin) for plugin in (*extra, *own)), None)
+
+
 def kernels(backend: str) -> dict[str, Callable[..., Any]]:
     """The kernels of plugins for `backend`, which is being opened; a plugin that fails is warned of, and the backend opens."""
     with lock:
