@@ -23,8 +23,17 @@ from needle_core.backend import Backend, default_device, device, set_default_dev
 from needle_core import tree
 from needle_core.fallback import fallbacks
 from needle_core.autograd import enable_grad, grad, no_grad, value_and_grad, vjp
-from needle_core import ops
-from needle_core.ops import *
+from needle_core import ops  # and its families one by one, for type checkers do not see through the package:
+from needle_core.ops.activation import *
+from needle_core.ops.create import *
+from needle_core.ops.elementary import *
+from needle_core.ops.elementwise import *
+from needle_core.ops.index import *
+from needle_core.ops.linalg import *
+from needle_core.ops.loss import *
+from needle_core.ops.normalize import *
+from needle_core.ops.reduce import *
+from needle_core.ops.shape import *
 from needle_core import random
 from needle_core.random import Generator, manual_seed
 from needle_core import nn, optim
