@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from needle_core.backend import Backend
 from needle_core.plugins import Registrar, hookimpl
 from needle_core.spec import Device, DType, Spec
-from needle_tiny_backend import kernels
+
+from . import kernels
 
 needle_api = 1
 

@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from needle_core.spec import Device, DType
 
 Array = Any  # of NumPy, whose functions are mostly typed as Any
