@@ -94,7 +94,7 @@ class Registrar:
 
     def roundoff(self, op: str, dtype: str, u: float, reason: str) -> None:
         """Declare that kernels of `op` round with unit roundoff `u` where the dtype's own is less; reports show it."""
-        from needle_core.testing.check import ROUNDOFF
+        from needle_core.testing.bounds import ROUNDOFF
 
         self._belongs_to("needle_conformance")
         if op not in OPS:

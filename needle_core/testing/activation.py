@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import ArgumentError, ShapeError
-from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, binary, declare, floats, real, refuses, unary
+from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, binary, declare, floats, kink, real, refuses, unary
 
 ANY = real(low=-4, high=4)
 EDGES = (-80, -30, -1e-3, -1e-6, 0, 1e-6, 1e-3, 30, 100)
@@ -18,7 +18,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _elu(x: Array, alpha: float = 1.0) -> Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+    return np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
 
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
@@ -36,16 +36,18 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _declare(name: str, reference: Any, samples: Any, gradient: str, **what: Any) -> None:
-    declare(name, reference, samples, gradient=gradient, result=floats, **{"rounds": 8.0, **what})
+    declare(name, reference, samples, gradient=gradient, result=floats, pointwise=True, **{"rounds": 8.0, **what})
 
 
-_declare("relu", lambda x: np.maximum(x, 0), [*unary(BENT), at(EDGES)], DIFFERENCES)
+_declare("relu", lambda x: np.maximum(x, 0), [*unary(BENT), at(EDGES)], DIFFERENCES,
+         kinks=[kink([0.0, -0.0], gives=[[0.0, 0.0]])], either_zero="it is the greater of -0.0 and 0.0")  # fmt: skip
 declare(
     "relu_grad",
     lambda g, y: np.where(y > 0, g, 0),
     binary(ANY, BENT),
     gradient=DIFFERENCES,
     exact=True,
+    pointwise=True,
     result=floats,
     refusals=[refuses(ShapeError, "shapes do not broadcast", real(2), real(3))],
 )

@@ -1,315 +1,346 @@
-"""The checks of an op against its declaration. Each raises a MismatchError, or returns.
+"""Which checks follow from a declaration, and how many.
 
-A computed value may differ from the reference y, elementwise, by
+    forward          values, shapes and dtypes of each sample in each dtype, and in each layout
+    body             the same of a composite's body, where a backend may have a kernel instead
+    special          nan, infinities, zeros of both signs, the least and the greatest numbers
+    empty            each size of a sample in turn set to 0
+    broadcast        operands of all pairs of ranks up to 3, and gradients summed back
+    large            more elements than fit into 16 bits (not in `quick`)
+    undeclared       dtypes that are not declared are refused
+    scalars          Python numbers are weak
+    memory           nothing read or written that should not be; no shared memory
+    repeat           the same bits every time, in every thread
+    gradient         against the derivatives of the reference; `gradient dtypes`, `second order`, and `kink`
+    refusal          what is declared to fail does; `arguments` and `devices` are refused by every op alike
 
-    u (c |y| + t) + gamma(k) sum_j |dy/dx_j| |x_j|,    gamma(k) = k u / (1 - k u)
-
-where u is the unit roundoff of the dtype, c and t are the `rounds` and `terms` of the declaration, and k is the number of
-elements of the inputs that y depends on. The last term is what rounding each input, or each partial sum, can do: for a sum of
-products it is the classical bound gamma(k) sum |a| |b|. The Jacobian dy/dx is taken from the reference, by complex step or by
-Richardson's differences. Inputs are rounded to the dtype before the reference sees them, so their rounding does not count.
-
-A gradient for cotangents g is checked in float64 against g J. Its scale is the greatest element of |g| |J|: those of g J hide
-cancellation.
+Each kind has a generator, and beside it the number of its checks as a formula over the declaration: the suite compares them
+with what ran. `quick` takes two dtypes, two layouts and fewer pairs of shapes. The checks of a backend apart from its ops are
+those of transfers.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-import needle_core as ndl
 from needle_core.op import OPS
-from needle_core.spec import DTYPES, DType
+from needle_core.spec import DTYPES
+from needle_core.testing.gradients import (
+    check_gradient,
+    check_gradient_dtypes,
+    check_kink,
+    check_second_order,
+)
 from needle_core.testing.layouts import LAYOUTS
-from needle_core.testing.samples import COMPLEX, Array, Case, MismatchError, Refusal, Sample
+from needle_core.testing.memory import check_memory, check_repeat
+from needle_core.testing.refusals import check_arguments, check_devices, check_refusal
+from needle_core.testing.samples import FLOATING, Case, Check, Sample, Shape
+from needle_core.testing.transfers import checks_of_backend, promised_by_backend
+from needle_core.testing.values import (
+    check_empty,
+    check_forward,
+    check_large,
+    check_planted,
+    check_scalar,
+    check_special,
+    check_undeclared,
+    emptied,
+)
 
-ROUNDOFF: Final = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-LEAST: Final = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}  # subnormal
-GREATEST: Final = {"float64": 1.797e308, "float32": 3.402e38, "float16": 65504.0, "bfloat16": 3.389e38}
-SPECIAL: Final = (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, np.inf, -np.inf, np.nan)
-GRADIENT_ROUNDS: Final = 2.0**10  # units in the last place of |g| |J| that a rule may lose in float64
-STEP: Final = 2.0**-8  # of differences; their error is of order STEP^4, estimated from those of STEP and STEP / 2
+__all__ = ["checks_of_backend", "checks_of_op", "promised_by_backend", "promised_by_op"]
 
-
-# -- inputs and outputs -----------------------------------------------------------------------------------------------------
-
-
-def rounded(x: Array, dtype: DType) -> Array:
-    """A drawn input in the dtype under test; integers and masks that are not under test stay."""
-    if x.dtype.kind != "f":
-        return x
-    if dtype.is_floating:
-        with np.errstate(over="ignore"):
-            return x.astype(dtype.numpy)
-    whole = np.rint(x).astype(np.int64)
-    return (np.abs(whole) if dtype.kind == "uint" else whole).astype(dtype.numpy)
-
-
-def widened(x: Array, floating: bool) -> Array:
-    """As the reference takes it: bool and int64 where the result is not floating, else float64."""
-    if x.dtype.kind in "biu" and not floating:
-        return x if x.dtype.kind == "b" else x.astype(np.int64)
-    return x.astype(np.float64)
+QUICK_DTYPES: Final = ("float32", "float64")
+QUICK_LAYOUTS: Final = ("transposed", "stepped")
+MIXTURES: Final = (("float16",), ("float32", "bfloat16", "float64"))
+LEFT: Final[tuple[Shape, ...]] = ((), (4,), (1, 4), (2, 1, 4))  # by rank
+RIGHT: Final[tuple[Shape, ...]] = ((), (1,), (3, 1), (1, 3, 1))
+MANY: Final = 2**17 + 3
 
 
-def refer(case: Case, sample: Sample, arrays: Sequence[Array]) -> list[Array]:
-    """The outputs of the reference."""
-    with np.errstate(all="ignore"):
-        result = case.reference(*arrays, **sample.arguments)
-    return [np.asarray(y) for y in (result if isinstance(result, tuple) else (result,))]
+@dataclass(frozen=True)
+class Kind:
+    """A kind of checks: what makes them, and how many it must make."""
+
+    name: str
+    make: Callable[[Case, int, bool], Iterator[Check]]
+    count: Callable[[Case, bool], int]
 
 
-def outputs(result: Any) -> list[ndl.Tensor]:
-    return list(result) if isinstance(result, tuple) else [result]
+def checks_of_op(case: Case, seed: int = 0, *, quick: bool = False) -> Iterator[Check]:
+    """All checks of one op on the default device."""
+    for kind in KINDS:
+        yield from kind.make(case, seed, quick)
 
 
-def jacobian(case: Case, sample: Sample, arrays: Sequence[Array]) -> tuple[Array, Array]:
-    """The derivatives of all floating outputs by all floating inputs, a matrix, and a bound of each one's own error."""
-    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
-    start = np.concatenate([np.ravel(arrays[i]) for i in moving])
-    cuts = np.cumsum([arrays[i].size for i in moving])[:-1]
-
-    def f(v: Array) -> Array:
-        moved = list(arrays)
-        for i, part in zip(moving, np.split(v, cuts), strict=True):
-            moved[i] = part.reshape(arrays[i].shape)
-        return np.concatenate([np.ravel(y) for y in refer(case, sample, moved) if y.dtype.kind in "fc"])
-
-    columns = [_derivative(f, start, unit, case.gradient == COMPLEX) for unit in np.eye(start.size)]
-    shape = (f(start).size, start.size)
-    return tuple(np.array([c[k] for c in columns]).reshape(shape[::-1]).T for k in (0, 1))  # type: ignore[return-value]
+def promised_by_op(case: Case, *, quick: bool = False) -> Counter[str]:
+    """How many checks of each kind there must be, from the declaration alone."""
+    return Counter({kind.name: kind.count(case, quick) for kind in KINDS})
 
 
-def _derivative(f: Callable[[Array], Array], x: Array, d: Array, holomorphic: bool) -> tuple[Array, Array]:
-    """The derivative of f at x in the direction d, and a bound of its error."""
-    if holomorphic:
-        slope = f(x + 1e-30j * d).imag / 1e-30
-        return slope, np.zeros_like(slope)
-    coarse, fine = ((f(x + h * d) - f(x - h * d)) / (2 * h) for h in (STEP, STEP / 2))
-    noise = 2.0**-50 / STEP * (np.abs(f(x)) + 1)
-    return (4 * fine - coarse) / 3, np.abs(fine - coarse) / 16 + noise
+# -- choices of dtypes, layouts and samples -----------------------------------------------------------------------------------
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------------
+def _dtypes(case: Case, sample: Sample, quick: bool) -> Sequence[str]:
+    dtypes = case.dtypes_of(sample)
+    return [d for d in dtypes if d in QUICK_DTYPES] or dtypes[:1] if quick else dtypes
 
 
-def check_forward(case: Case, sample: Sample, dtype: str, layout: str = "contiguous", *, body: bool = False) -> None:
-    """Values, shapes and dtypes of the results; inputs unchanged. With `body`, of a composite's body instead of its kernel."""
-    place = f"{case.name}/{'body' if body else 'forward'}/{sample}/{dtype}/{layout}"
-    tensors = [LAYOUTS[layout](rounded(x, DTYPES[dtype])) for x in sample.draw(case.name)]
-    before = [np.array(t.numpy()) for t in tensors]
-    results = outputs(call_body(case.name, tensors, sample.arguments) if body else OPS[case.name](*tensors, **sample.arguments))
-    if any(t.numpy().tobytes() != x.tobytes() for t, x in zip(tensors, before, strict=True)):
-        raise MismatchError(f"{place}: an input was written")
-    dtypes = results_of(case, dtype)
-    arrays = [widened(x, i.kind == "real" and dtypes[0].is_floating) for x, i in zip(before, sample.inputs, strict=True)]
-    expected = refer(case, sample, arrays)
-    if len(results) != len(expected):
-        raise MismatchError(f"{place}: {len(results)} results for {len(expected)}")
-    with np.errstate(all="ignore"):
-        bounds = _bounds(case, sample, arrays, expected, dtypes[0])
-    dtypes = dtypes * len(expected) if len(dtypes) == 1 else dtypes
-    for y, reference, d, bound in zip(results, expected, dtypes, bounds, strict=True):
-        compare(place, y, reference, d, bound)
+def _main(case: Case) -> str:
+    """The dtype to check in what does not depend on it."""
+    return "float32" if "float32" in case.dtypes else case.dtypes[0]
 
 
-def results_of(case: Case, dtype: str) -> tuple[DType, ...]:
-    """The dtypes of the results for inputs of `dtype`; one may stand for all."""
-    declared = case.result(DTYPES[dtype])
-    return declared if isinstance(declared, tuple) else (declared,)
+def _layouts(sample: Sample, quick: bool) -> Sequence[str]:
+    names = [name for name in LAYOUTS if name != "contiguous"]
+    return [] if not sample.inputs else [n for n in names if n in QUICK_LAYOUTS] if quick else names
 
 
-def call_body(name: str, tensors: Sequence[ndl.Tensor], attrs: Any) -> Any:
-    """A composite computed by its body, also where a backend has a kernel for it."""
-    op = OPS[name]
-    assert op.body is not None
-    ready = [t.astype(d) for t, d in zip(tensors, op._promoted([t.dtype for t in tensors]), strict=True)]
-    return op.body(*ready, **op.door(*(t.spec for t in ready), **attrs)[1])
+def _reals(sample: Sample) -> int:
+    """The number of inputs that take the dtype under test."""
+    return sum(i.kind == "real" for i in sample.inputs)
 
 
-def _bounds(case: Case, sample: Sample, arrays: list[Array], expected: list[Array], dtype: DType) -> list[Array]:
-    """For each output the error that is allowed, elementwise."""
-    if case.exact or not dtype.is_floating:
-        return [np.zeros(y.shape) for y in expected]
-    u = ROUNDOFF[dtype.name]
-    conditions = iter(())
-    if case.gradient is not None and any(x.dtype.kind == "f" for x in arrays):
-        slopes = np.nan_to_num(np.abs(jacobian(case, sample, arrays)[0]), nan=0.0, posinf=0.0)  # a pole allows no error
-        k = np.count_nonzero(slopes, axis=1)
-        x = np.nan_to_num(np.abs(np.concatenate([np.ravel(x) for x in arrays if x.dtype.kind == "f"])), posinf=0.0)
-        conditions = iter(k * u / (1 - k * u) * np.sum(slopes * x, axis=1))
-    found = []
-    for y in expected:
-        rest = np.fromiter(conditions, float, y.size) if y.dtype.kind == "f" and case.gradient else np.zeros(y.size)
-        found.append(u * (case.rounds * np.abs(y) + case.terms) + rest.reshape(y.shape) + 4 * LEAST[dtype.name])
-    return found
+def _smooth(case: Case) -> list[Sample]:
+    return [s for s in case.samples if s.smooth and _reals(s)] if case.gradient else []
 
 
-def compare(place: str, y: ndl.Tensor, reference: Array, dtype: DType, bound: Array) -> None:
-    """One result against its reference: dtype and shape, infinities and nans alike, and no error above the bound."""
-    if y.dtype is not dtype or y.shape != reference.shape:
-        raise MismatchError(f"{place}: the result is {y.dtype}{list(y.shape)}, not {dtype}{list(reference.shape)}")
-    values = y.numpy()
-    if values.dtype != dtype.numpy or values.shape != y.shape:
-        raise MismatchError(f"{place}: the buffer is {values.dtype}{list(values.shape)}, the spec {y.spec}")
-    wrong = np.argwhere(~_agree(values, reference, dtype, bound))
-    if len(wrong):
-        i = tuple(wrong[0].tolist())
-        raise MismatchError(f"{place}: {values[i]!r} for {reference[i]!r} at {list(i)}, bound {float(bound[i]):.3g}")
+def _largest(case: Case) -> Sample:
+    return max(case.samples, key=lambda s: s.size)
 
 
-def _agree(values: Array, reference: Array, dtype: DType, bound: Array) -> Array:
-    """Where a result is what it should be: whole numbers modulo their range, others within the bound."""
-    if dtype.kind == "bool":
-        return np.asarray(values == reference)
-    if not dtype.is_floating:
-        return np.asarray(values == reference.astype(np.int64).astype(dtype.numpy))
-    with np.errstate(all="ignore"):
-        found, expected = values.astype(np.float64), reference.astype(dtype.numpy).astype(np.float64)
-        same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-        near = np.isfinite(expected) & (np.abs(found - reference) <= bound)
-        overflow = (
-            np.isinf(found) & (np.abs(reference) + bound >= GREATEST[dtype.name]) & (np.sign(found) == np.sign(reference))
-        )
-        return np.asarray(same | near | overflow)
+def _check(case: Case, kind: str, sample: object, *rest: str, run: Callable[[], None], size: int = 0) -> Check:
+    return Check("/".join([case.name, kind, str(sample), *rest]), run, size or getattr(sample, "size", 0))
 
 
-def check_gradient(case: Case, sample: Sample) -> None:
-    """The gradients for random cotangents, of every input and of every subset of inputs, in float64."""
-    place = f"{case.name}/gradient/{sample}"
-    arrays = sample.draw(case.name)
-    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
-    slopes, doubt = jacobian(case, sample, arrays)
-    for chosen in _subsets(moving):
-        value, pull = ndl.vjp(_of(case, sample, arrays, chosen), *(ndl.Tensor(arrays[i]) for i in chosen))
-        gs = cotangents(place, outputs(value))
-        gradients = pull(tuple(gs) if isinstance(value, tuple) else gs[0])
-        g = np.concatenate([np.ravel(c.numpy()) for c in gs if c.dtype.is_floating])
-        sizes = np.cumsum([0, *(arrays[i].size for i in moving)])
-        for i, gradient in zip(chosen, gradients, strict=True):
-            part = slice(*sizes[moving.index(i) :][:2])
-            scale = np.max(np.abs(g) @ np.abs(slopes[:, part]), initial=0)
-            bound = ROUNDOFF["float64"] * GRADIENT_ROUNDS * scale + np.abs(g) @ doubt[:, part]
-            expected = (g @ slopes[:, part]).reshape(arrays[i].shape)
-            compare(
-                f"{place}/input {i} of {chosen}", gradient, expected, DTYPES["float64"], bound.reshape(expected.shape) + 1e-300
-            )
+# -- values -----------------------------------------------------------------------------------------------------------------
 
 
-def check_second_order(case: Case, sample: Sample) -> None:
-    """The gradient of the gradient, by inputs and cotangents, against differences of the gradient in random directions."""
-    place = f"{case.name}/second order/{sample}"
-    arrays = sample.draw(case.name)
-    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
-    f = _of(case, sample, arrays, moving)
-    probe = f(*(ndl.Tensor(arrays[i]) for i in moving))
-    gs = cotangents(place, outputs(probe))
-    floating = [c.dtype.is_floating for c in gs]
-
-    def first(*xs: ndl.Tensor) -> tuple[ndl.Tensor, ...]:
-        given = iter(xs[len(moving) :])
-        cs = [next(given) if is_floating else c for c, is_floating in zip(gs, floating, strict=True)]
-        _, pull = ndl.vjp(f, *xs[: len(moving)])
-        gradients: tuple[ndl.Tensor, ...] = pull(tuple(cs) if isinstance(probe, tuple) else cs[0])
-        return gradients
-
-    start = [arrays[i] for i in moving] + [c.numpy() for c, is_floating in zip(gs, floating, strict=True) if is_floating]
-    value, pull = ndl.vjp(first, *map(ndl.Tensor, start))
-    weights = cotangents(place + "/weights", list(value))
-    second = [h.numpy() for h in pull(tuple(weights))]
-    rng = np.random.default_rng(7)
-
-    def weighted(directions: Sequence[Array], t: Array) -> Array:
-        moved = [ndl.Tensor(x + t * d) for x, d in zip(start, directions, strict=True)]
-        return np.array(sum(float((w.numpy() * y.numpy()).sum()) for w, y in zip(weights, first(*moved), strict=True)))
-
-    for _ in range(2):
-        directions = [rng.uniform(-1, 1, x.shape) for x in start]
-        slope, doubt = _derivative(partial(weighted, directions), np.array(0.0), np.array(1.0), False)
-        found = sum(float((h * d).sum()) for h, d in zip(second, directions, strict=True))
-        scale = sum(float(np.abs(h * d).sum()) for h, d in zip(second, directions, strict=True))
-        mass = sum(float(np.abs(w.numpy() * y.numpy()).sum()) for w, y in zip(weights, value, strict=True))
-        bound = ROUNDOFF["float64"] * (GRADIENT_ROUNDS * scale + 8 / STEP * mass) + float(doubt)
-        if not abs(found - float(slope)) <= bound:
-            raise MismatchError(f"{place}: {found!r} for {float(slope)!r}, bound {bound:.3g}")
+def _forward(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in case.samples:
+        places = [(d, "contiguous") for d in _dtypes(case, s, quick)] + [(_main(case), name) for name in _layouts(s, quick)]
+        for dtype, layout in places:
+            run = partial(check_forward, case, s, dtype, layout, seed=seed)
+            yield _check(case, "forward", s, dtype, layout, run=run)
 
 
-def check_gradient_dtypes(case: Case, sample: Sample, dtypes: Sequence[str]) -> None:
-    """Inputs of these dtypes, one for each, get gradients of their own specs that are finite."""
-    place = f"{case.name}/gradient dtypes/{sample}/{dtypes}"
-    arrays = sample.draw(case.name)
-    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
-    tensors = [ndl.Tensor(arrays[i]).astype(d) for i, d in zip(moving, itertools.cycle(dtypes), strict=False)]
-    value, pull = ndl.vjp(_of(case, sample, arrays, moving), *tensors)
-    gs = cotangents(place, outputs(value))
-    for t, gradient in zip(tensors, pull(tuple(gs) if isinstance(value, tuple) else gs[0]), strict=True):
-        if gradient.spec is not t.spec or not np.isfinite(gradient.numpy().astype(np.float64)).all():
-            raise MismatchError(f"{place}: the gradient of {t.spec} is {gradient}")
+def _forward_count(case: Case, quick: bool) -> int:
+    return sum(len(_dtypes(case, s, quick)) + len(_layouts(s, quick)) for s in case.samples)
 
 
-def check_special(case: Case, dtype: str) -> None:
-    """Of an elementwise op: nan, infinities, zeros and numbers give the same class of result as in the reference."""
-    place = f"{case.name}/special/{dtype}"
-    count = len(case.samples[0].inputs)
-    columns = [np.array(c, DTYPES[dtype].numpy) for c in zip(*itertools.product(SPECIAL, repeat=count), strict=True)]
-    attrs = case.samples[0].arguments
-    y = OPS[case.name](*map(ndl.Tensor, columns), **attrs).numpy()
-    with np.errstate(all="ignore"):
-        expected = np.asarray(case.reference(*(c.astype(np.float64) for c in columns), **attrs))
-        narrow = expected.astype(y.dtype)
-    for i in range(y.size):
-        if _class(y[i]) != _class(narrow[i]):
-            raise MismatchError(f"{place}: {y[i]!r} for {expected[i]!r} of {[c[i] for c in columns]}")
+def _body(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    if OPS[case.name].body is None:
+        return
+    for s in case.samples:
+        for dtype in _dtypes(case, s, quick):
+            run = partial(check_forward, case, s, dtype, body=True, seed=seed)
+            yield _check(case, "body", s, dtype, "contiguous", run=run)
 
 
-def _class(v: Any) -> tuple[bool, bool, float]:
-    v = float(v)
-    return np.isnan(v), np.isinf(v), 0.0 if np.isnan(v) or v == 0 else float(np.sign(v))
+def _body_count(case: Case, quick: bool) -> int:
+    return sum(len(_dtypes(case, s, quick)) for s in case.samples) if OPS[case.name].body is not None else 0
 
 
-def check_refusal(name: str, refusal: Refusal) -> None:
-    """A call that must fail does so with the right class, naming op and operands."""
-    place = f"{name}/refusal/{refusal.sample}"
-    tensors = [ndl.Tensor(rounded(x, DTYPES["float32"])) for x in refusal.sample.draw(name)]
-    try:
-        OPS[name](*tensors, **refusal.sample.arguments)
-    except ndl.errors.NeedleError as error:
-        text = str(error)
-        if type(error) is not refusal.error or refusal.text not in text or not text.startswith(f"{name}: "):
-            raise MismatchError(
-                f"{place}: expected {refusal.error.__name__} {refusal.text!r}, got {type(error).__name__} {text}"
-            ) from error
-        if any(str(t.spec) not in text for t in tensors):
-            raise MismatchError(f"{place}: the message does not show the operands: {text}") from error
+def _special(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    if case.pointwise:
+        for dtype in _floating(case, quick):
+            yield _check(case, "special", "each with each", dtype, run=partial(check_special, case, dtype))
     else:
-        raise MismatchError(f"{place}: nothing was raised")
+        for s in _plantable(case):
+            for dtype in _floating(case, quick):
+                yield _check(case, "special", s, dtype, run=partial(check_planted, case, s, dtype, seed))
 
 
-def _of(case: Case, sample: Sample, arrays: Sequence[Array], chosen: Sequence[int]) -> Callable[..., Any]:
-    """The op as a function of the chosen inputs, the others fixed."""
-
-    def f(*xs: ndl.Tensor) -> Any:
-        full = [ndl.Tensor(x) for x in arrays]
-        for i, x in zip(chosen, xs, strict=True):
-            full[i] = x
-        return OPS[case.name](*full, **sample.arguments)
-
-    return f
+def _special_count(case: Case, quick: bool) -> int:
+    return len(_floating(case, quick)) * (1 if case.pointwise else len(_plantable(case)))
 
 
-def cotangents(seed: str, ys: Sequence[ndl.Tensor]) -> list[ndl.Tensor]:
-    """Random tensors like `ys`; ones that are not floating, which have no cotangents, stand for themselves."""
-    rng = np.random.default_rng(zlib.crc32(seed.encode()))
-    return [ndl.Tensor(rng.standard_normal(y.shape)).astype(y.dtype) if y.dtype.is_floating else y for y in ys]
+def _floating(case: Case, quick: bool) -> list[str]:
+    return [d for d in case.dtypes if d in (QUICK_DTYPES if quick else FLOATING)]
 
 
-def _subsets(items: Sequence[int]) -> Iterator[list[int]]:
-    """All non-empty ones."""
-    for n in range(1, len(items) + 1):
-        yield from map(list, itertools.combinations(items, n))
+def _plantable(case: Case) -> list[Sample]:
+    return [s for s in case.samples if s.smooth and _reals(s) and s.size]
+
+
+def _empty(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    widest, sizes = _sizes(case)
+    for size in sizes:
+        s = emptied(widest, size)
+        yield _check(case, "empty", s, f"for {size}", _main(case), run=partial(check_empty, case, s, _main(case), seed))
+
+
+def _empty_count(case: Case, quick: bool) -> int:
+    return len(_sizes(case)[1])
+
+
+def _sizes(case: Case) -> tuple[Sample, list[int]]:
+    """The sample with the most axes, and the sizes of its axes."""
+    widest = max((s for s in case.samples if s.smooth), key=lambda s: sum(len(i.shape) for i in s.inputs))
+    return widest, sorted({n for i in widest.inputs for n in i.shape if n})
+
+
+def _broadcast(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for left, right in _pairs(case, quick):
+        first = case.samples[0]
+        s = replace(first, inputs=tuple(replace(i, shape=x) for i, x in zip(first.inputs, (left, right), strict=True)))
+        yield _check(case, "broadcast", s, run=partial(_check_broadcast, case, s, seed))
+
+
+def _check_broadcast(case: Case, sample: Sample, seed: int) -> None:
+    check_forward(case, sample, _main(case), seed=seed)
+    if case.gradient:
+        check_gradient(case, sample, seed)
+
+
+def _broadcast_count(case: Case, quick: bool) -> int:
+    return len(_pairs(case, quick))
+
+
+def _pairs(case: Case, quick: bool) -> list[tuple[Shape, Shape]]:
+    if not case.pointwise or len(case.samples[0].inputs) != 2:
+        return []
+    return [(LEFT[p], RIGHT[q]) for p, q in itertools.product(range(4), repeat=2) if not quick or p + q == 3]
+
+
+def _large(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in _many(case, quick):
+        dtype = _main(case) if case.exact or case.pointwise or "float64" not in case.dtypes else "float64"
+        yield _check(case, "large", s, dtype, run=partial(check_large, case, s, dtype, seed))
+
+
+def _large_count(case: Case, quick: bool) -> int:
+    return 0 if quick else len(case.large) + case.pointwise
+
+
+def _many(case: Case, quick: bool) -> list[Sample]:
+    if quick:
+        return []
+    first = case.samples[0]
+    flat = replace(first, inputs=tuple(replace(i, shape=(MANY,)) for i in first.inputs))
+    return [*case.large, *([flat] if case.pointwise else [])]
+
+
+def _undeclared(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for dtype in DTYPES:
+        if dtype not in case.dtypes and any(map(_reals, case.samples)):
+            yield _check(case, "undeclared", dtype, run=partial(check_undeclared, case, dtype, seed))
+
+
+def _undeclared_count(case: Case, quick: bool) -> int:
+    return len(DTYPES) - len(case.dtypes) if any(map(_reals, case.samples)) else 0
+
+
+def _scalars(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    if _scalars_count(case, quick):
+        for i, given in enumerate(case.samples[0].inputs):
+            if given.kind == "real":
+                yield _check(case, "scalars", f"operand {i}", run=partial(check_scalar, case, i, seed))
+
+
+def _scalars_count(case: Case, quick: bool) -> int:
+    n = _reals(case.samples[0])
+    return n if case.pointwise and n > 1 else 0
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------------
+
+
+def _memory(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in case.samples:
+        dtype = _main(case)
+        yield _check(case, "memory", s, dtype, run=partial(check_memory, case, s, dtype, seed))
+
+
+def _memory_count(case: Case, quick: bool) -> int:
+    return len(case.samples)
+
+
+def _repeat(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    s, dtype = _largest(case), _main(case)
+    yield _check(case, "repeat", s, dtype, run=partial(check_repeat, case, s, dtype, seed))
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------------
+
+
+def _gradient(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in _smooth(case):
+        yield _check(case, "gradient", s, "float64", run=partial(check_gradient, case, s, seed))
+
+
+def _second_order(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in _smooth(case):
+        yield _check(case, "second order", s, "float64", run=partial(check_second_order, case, s, seed))
+
+
+def _gradient_count(case: Case, quick: bool) -> int:
+    return len(_smooth(case))
+
+
+def _gradient_dtypes(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for s in _smooth(case):
+        for dtypes in _mixtures(case, quick):
+            run = partial(check_gradient_dtypes, case, s, dtypes, seed)
+            yield _check(case, "gradient dtypes", s, " ".join(dtypes), run=run)
+
+
+def _gradient_dtypes_count(case: Case, quick: bool) -> int:
+    return len(_smooth(case)) * len(_mixtures(case, quick))
+
+
+def _mixtures(case: Case, quick: bool) -> list[list[str]]:
+    known = [[d for d in mixture if d in case.dtypes] for mixture in (MIXTURES[1:] if quick else MIXTURES)]
+    return [mixture for mixture in known if mixture]
+
+
+def _kinks(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for kink in case.kinks:
+        yield _check(case, "kink", kink, run=partial(check_kink, case, kink))
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------------
+
+
+def _refusals(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    for number, refusal in enumerate(case.refusals):
+        run = partial(check_refusal, case.name, refusal, seed)
+        yield _check(case, "refusal", refusal.sample, f"{number} {refusal.error.__name__}", run=run)
+
+
+def _arguments(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    yield _check(case, "arguments", case.samples[0], run=partial(check_arguments, case, seed))
+
+
+def _devices(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    if _devices_count(case, quick):
+        yield _check(case, "devices", "two", run=partial(check_devices, case, seed))
+
+
+def _devices_count(case: Case, quick: bool) -> int:
+    return int(any(len(s.inputs) > 1 for s in case.samples))
+
+
+KINDS: Final = (
+    Kind("forward", _forward, _forward_count),
+    Kind("body", _body, _body_count),
+    Kind("special", _special, _special_count),
+    Kind("empty", _empty, _empty_count),
+    Kind("broadcast", _broadcast, _broadcast_count),
+    Kind("large", _large, _large_count),
+    Kind("undeclared", _undeclared, _undeclared_count),
+    Kind("scalars", _scalars, _scalars_count),
+    Kind("memory", _memory, _memory_count),
+    Kind("repeat", _repeat, lambda case, quick: 1),
+    Kind("gradient", _gradient, _gradient_count),
+    Kind("gradient dtypes", _gradient_dtypes, _gradient_dtypes_count),
+    Kind("second order", _second_order, _gradient_count),
+    Kind("kink", _kinks, lambda case, quick: len(case.kinks)),
+    Kind("refusal", _refusals, lambda case, quick: len(case.refusals)),
+    Kind("arguments", _arguments, lambda case, quick: 1),
+    Kind("devices", _devices, _devices_count),
+)
+"""In the order of running."""

@@ -28,9 +28,8 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 def words(state: Array, n: int) -> list[int]:
     """The first n words for a state (seed, position)."""
     seed, position = (int(v) for v in state)
-    blocks = [
-        philox((i & _LOW, i >> 32, position & _LOW, position >> 32), (seed & _LOW, seed >> 32)) for i in range(-(-n // 4))
-    ]
+    key, place = (seed & _LOW, seed >> 32 & _LOW), (position & _LOW, position >> 32 & _LOW)
+    blocks = [philox((i & _LOW, i >> 32, *place), key) for i in range(-(-n // 4))]
     return [w for block in blocks for w in block][:n]
 
 
@@ -88,5 +87,5 @@ _MATRICES = [sample(real(*shape), **attrs) for shape in ((3, 3), (2, 4), (4, 2),
 _FLAT = [refuses(ShapeError, "a triangle needs at least two axes", real(3))]
 declare("tril", np.tril, _MATRICES, gradient=COMPLEX, exact=True, refusals=_FLAT)
 declare("triu", np.triu, _MATRICES, gradient=COMPLEX, exact=True, refusals=_FLAT)
-declare("to_device", lambda x, device: x + 0, [sample(real(*s), device=HERE) for s in ((), (3,), (2, 3), (0, 2))],
-        gradient=COMPLEX, exact=True)  # fmt: skip
+declare("to_device", lambda x, device: np.copy(x), [sample(real(*s), device=HERE) for s in ((), (3,), (2, 3), (0, 2))],
+        gradient=COMPLEX, exact=True, aliases="on one device a copy may be the tensor itself")  # fmt: skip

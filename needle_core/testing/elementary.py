@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from needle_core.testing.elementwise import ANY, APART, NONZERO
 from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
-    NUMBERS,
     Array,
     Input,
     Reference,
@@ -18,9 +18,12 @@ from needle_core.testing.samples import (
     binary,
     declare,
     floats,
+    numbers,
     real,
     unary,
 )
+
+_declare = partial(declare, pointwise=True)
 
 POSITIVE, INSIDE = real(low=0.2, high=4), real(low=-0.9, high=0.9)
 
@@ -29,6 +32,12 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def _power(a: Array, b: Array) -> Array:
     return np.power(np.asarray(a, np.complex128), b) if np.iscomplexobj(a) or np.iscomplexobj(b) else np.power(a, b)
+
+
+def _hypot(a: Array, b: Array) -> Array:
+    if np.iscomplexobj(a) or np.iscomplexobj(b):
+        return np.asarray(np.sqrt(a * a + b * b))
+    return np.asarray(np.where(np.isnan(a) | np.isnan(b), np.nan, np.hypot(a, b)))
 
 
 # Of one tensor: reference, values of the samples, and numbers at which a formula may fail.
@@ -56,18 +65,18 @@ _UNARY: dict[str, tuple[Reference, Input, list[float]]] = {
     "log1p": (np.log1p, real(low=-0.5, high=1), [-0.999, -1e-8, 0, 1e-8, 1e-3, 1e10]),
 }
 for _name, (_reference, _x, _edges) in _UNARY.items():
-    declare(_name, _reference, [*unary(_x), at(_edges)], gradient=COMPLEX, result=floats, rounds=8)
-declare("erf", _erf, [*unary(ANY), at([-6, -3, -1e-8, 0, 0.5, 3, 6])], gradient=DIFFERENCES, result=floats)
+    _declare(_name, _reference, [*unary(_x), at(_edges)], gradient=COMPLEX, result=floats, rounds=8)
+_declare("erf", _erf, [*unary(ANY), at([-6, -3, -1e-8, 0, 0.5, 3, 6])], gradient=DIFFERENCES, result=floats)
 
-declare("pow", _power, [
+_declare("pow", _power, [
     *binary(POSITIVE, real(low=0, high=3)), at([0, 0, 2, -2, -3, 1, 7], [0, 2, 5, 3, 2, 100, 1]),
-], gradient=COMPLEX, dtypes=NUMBERS, refusals=APART)  # fmt: skip
-declare("atan2", np.arctan2, [
+], gradient=COMPLEX, result=numbers, refusals=APART)  # fmt: skip
+_declare("atan2", np.arctan2, [
     *binary(NONZERO, POSITIVE), at([0, 0, 1, -1, 2, -2, 1], [-1, 1, 0, 0, -3, -3, 1e20]),
 ], gradient=DIFFERENCES, result=floats, refusals=APART)  # fmt: skip
-declare("hypot", lambda a, b: np.sqrt(a * a + b * b), [
+_declare("hypot", _hypot, [
     *binary(NONZERO, POSITIVE), at([0, 3e30, 3e-30, 3, 1e20], [0, 4e30, -4e-30, 0, 1]),
 ], gradient=COMPLEX, result=floats, refusals=APART)  # fmt: skip
-declare("logaddexp", np.logaddexp, [
+_declare("logaddexp", np.logaddexp, [
     *binary(ANY), at([1000, -1000, 0, 50], [1000, -1001, 1000, -50]),
 ], gradient=DIFFERENCES, result=floats, refusals=APART)  # fmt: skip

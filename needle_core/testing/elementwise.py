@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
     FLOATING,
-    NUMBERS,
     Array,
     always,
     binary,
     declare,
     floats,
+    kink,
     mask,
     numbers,
     real,
@@ -24,6 +25,8 @@ from needle_core.testing.samples import (
     sample,
     unary,
 )
+
+_declare = partial(declare, pointwise=True)
 
 APART = [refuses(ShapeError, "shapes do not broadcast", real(2, 3), real(4))]
 ANY = real(low=-3, high=3)
@@ -43,28 +46,40 @@ def _clip(x: Array, min: Any = None, max: Any = None) -> Array:
 
 # -- arithmetic -------------------------------------------------------------------------------------------------------------
 
-declare("add", np.add, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
-declare("subtract", np.subtract, binary(ANY), gradient=COMPLEX, rounds=1, dtypes=NUMBERS, result=numbers, refusals=APART)
-declare("multiply", np.multiply, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
-declare("divide", np.true_divide, binary(ANY, NONZERO), gradient=COMPLEX, rounds=1, result=floats, refusals=APART)
-declare("floor_divide", np.floor_divide, binary(ANY, NONZERO), dtypes=NUMBERS, exact=True, refusals=APART)
-declare("remainder", np.remainder, binary(real(low=4.3, high=4.8), real(low=1.65, high=1.9)), gradient=DIFFERENCES,
-        dtypes=NUMBERS, refusals=APART)  # fmt: skip
-declare("maximum", np.maximum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)
-declare("minimum", np.minimum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART)
-declare("negative", np.negative, unary(ANY), gradient=COMPLEX, exact=True, dtypes=NUMBERS)
-declare("positive", lambda x: x + 0, unary(ANY), gradient=COMPLEX, exact=True)
-declare("abs", np.abs, unary(NONZERO), gradient=DIFFERENCES, exact=True, result=numbers)
-declare("sign", lambda x: np.sign(x * 1), unary(NONZERO), gradient=DIFFERENCES, exact=True, result=numbers)
-declare("square", lambda x: x * x, unary(ANY), gradient=COMPLEX, result=numbers)
-declare("reciprocal", lambda x: 1 / x, unary(NONZERO), gradient=COMPLEX, result=floats)
+_declare("add", np.add, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
+_declare("subtract", np.subtract, binary(ANY), gradient=COMPLEX, rounds=1, result=numbers, refusals=APART)
+_declare("multiply", np.multiply, binary(ANY), gradient=COMPLEX, rounds=1, refusals=APART)
+_declare("divide", np.true_divide, binary(ANY, NONZERO), gradient=COMPLEX, rounds=1, result=floats, refusals=APART)
+_declare("floor_divide", np.floor_divide, binary(ANY, NONZERO), exact=True, result=numbers, refusals=APART)
+_declare("remainder", np.remainder, binary(real(low=4.3, high=4.8), real(low=1.65, high=1.9)), gradient=DIFFERENCES,
+        result=numbers, refusals=APART)  # fmt: skip
+for _name, _extremum in {"maximum": np.maximum, "minimum": np.minimum}.items():
+    _declare(_name, _extremum, binary(*UNLIKE), gradient=DIFFERENCES, exact=True, refusals=APART,
+             kinks=[kink([1.0, -2.0, 0.0], [1.0, -2.0, 0.0], gives=[[0.5] * 3, [0.5] * 3])],
+             either_zero="0.0 and -0.0 are equal")  # fmt: skip
+_declare("negative", np.negative, unary(ANY), gradient=COMPLEX, exact=True, result=numbers, large=[sample(real(2**24 + 3))])
+_declare("positive", np.copy, unary(ANY), gradient=COMPLEX, exact=True, aliases="it is the same value")
+_declare(
+    "abs",
+    np.abs,
+    unary(NONZERO),
+    gradient=DIFFERENCES,
+    exact=True,
+    result=numbers,
+    kinks=[kink([0.0, -0.0], gives=[[0.0, 0.0]])],
+)
+_declare("sign", np.sign, unary(NONZERO), gradient=DIFFERENCES, exact=True, result=numbers,
+         either_zero="the sign of -0.0 is 0")  # fmt: skip
+_declare("square", lambda x: x * x, unary(ANY), gradient=COMPLEX, result=numbers)
+_declare("reciprocal", lambda x: 1 / x, unary(NONZERO), gradient=COMPLEX, result=floats)
 for _name, _round in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc}.items():
-    declare(_name, _round, unary(STEPS), gradient=DIFFERENCES, exact=True, result=numbers)
-declare("round", np.rint, unary(real(low=-2.4, high=2.4, kinks=HALVES)), gradient=DIFFERENCES, exact=True, result=numbers)
-declare("clip", _clip, [
+    _declare(_name, _round, unary(STEPS), gradient=DIFFERENCES, exact=True, result=numbers)
+_declare("round", np.rint, unary(real(low=-2.4, high=2.4, kinks=HALVES)), gradient=DIFFERENCES, exact=True, result=numbers)
+_declare("clip", _clip, [
     *unary(real(low=-2, high=2, kinks=(-1.0, 0.5)), min=-1, max=0.5), sample(real(5, kinks=(0.25,)), max=0.25),
     sample(real(5, kinks=(-0.5,)), min=-0.5), sample(real(5)), sample(real(5), min=3.0, max=-3.0),
-], gradient=DIFFERENCES, exact=True, dtypes=FLOATING,
+], gradient=DIFFERENCES, exact=True, dtypes=FLOATING, kinks=[kink([-1.0, 0.0, 0.5], gives=[[1.0, 1.0, 1.0]], min=-1, max=0.5)],
+    aliases="without bounds it is the same value",
     refusals=[refuses(ArgumentError, "min and max are Python numbers", real(2), min="a")])  # fmt: skip
 
 # -- comparison and logic ---------------------------------------------------------------------------------------------------
@@ -73,12 +88,12 @@ for _name, _compare in {
     "equal": np.equal, "not_equal": np.not_equal, "less": np.less, "less_equal": np.less_equal, "greater": np.greater,
     "greater_equal": np.greater_equal,
 }.items():  # fmt: skip
-    declare(_name, _compare, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
+    _declare(_name, _compare, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
 for _name, _join in {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}.items():
-    declare(_name, _join, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
+    _declare(_name, _join, binary(real(low=-1, high=1)), result=always("bool"), refusals=APART)
 for _name, _test in {"logical_not": np.logical_not, "isnan": np.isnan, "isinf": np.isinf, "isfinite": np.isfinite}.items():
-    declare(_name, _test, unary(real(low=-1, high=1)), result=always("bool"))
-declare("where", np.where, [
+    _declare(_name, _test, unary(real(low=-1, high=1)), result=always("bool"))
+_declare("where", np.where, [
     sample(mask(), real(), real()), sample(mask(3, 4), real(3, 4), real(3, 4)), sample(mask(3, 1), real(4), real()),
     sample(mask(), real(2, 3), real(3)), sample(mask(0, 2), real(2), real(1, 2)), sample(mask(2, 1, 3), real(4, 1), real()),
 ], gradient=COMPLEX, exact=True,
@@ -86,5 +101,6 @@ declare("where", np.where, [
 
 # -- dtype ------------------------------------------------------------------------------------------------------------------
 
-declare("astype", lambda x, dtype: x + 0, unary(ANY, dtype="float64"), gradient=COMPLEX, exact=True, result=always("float64"),
-        refusals=[refuses(DtypeError, "no dtype 'complex64'", real(2), dtype="complex64")])  # fmt: skip
+_declare("astype", lambda x, dtype: np.copy(x), unary(ANY, dtype="float64"), gradient=COMPLEX, exact=True,
+         result=always("float64"),
+         refusals=[refuses(DtypeError, "no dtype 'complex64'", real(2), dtype="complex64")])  # fmt: skip

@@ -11,11 +11,11 @@ from needle_core.testing.reduce import over
 from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
-    FLOATING,
     NUMBERS,
     Array,
     declare,
     floats,
+    kink,
     mask,
     real,
     reduced,
@@ -38,7 +38,10 @@ declare("matmul", np.matmul, [
     sample(real(0, 2), real(2, 3)),
     sample(real(0), real(0)), sample(real(0, 2, 3), real(3, 1)), sample(real(1, 1), real(1, 1)), sample(real(0, 3), real(3)),
     sample(real(1, 2, 3), real(3, 3, 2)), sample(real(2, 0), real(0)),
-], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, refusals=[
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, large=[
+    sample(real(2**16 + 1, 2, 3), real(3, 2)), sample(real(2, 2**17 + 3), real(2**17 + 3, 2)),
+    sample(real(2**16 + 3, 2), real(2, 3)),
+], refusals=[
     refuses(ShapeError, "inner dimensions differ, 3 != 4", real(2, 3), real(4, 3)), refuses(ShapeError, "0-d", real(), real(2)),
     refuses(ShapeError, "hint: a @ b.mT has shape [2, 4]", real(2, 3), real(4, 3)),
     refuses(ShapeError, "shapes do not broadcast", real(2, 2, 3), real(3, 3, 2)),
@@ -47,7 +50,7 @@ declare("matmul", np.matmul, [
 declare("linear", lambda x, weight, bias: x @ weight + bias, [
     sample(real(3), real(3, 2), real(2)), sample(real(4, 3), real(3, 2), real(2)), sample(real(2, 2, 3), real(3, 4), real(4)),
     sample(real(0, 3), real(3, 2), real(2)), sample(real(2, 0), real(0, 3), real(3)), sample(real(2, 3), real(3, 0), real(0)),
-], gradient=COMPLEX, dtypes=FLOATING, rounds=2, refusals=[
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=2, refusals=[
     refuses(ShapeError, "", real(2, 3), real(4, 2), real(2)), refuses(ShapeError, "", real(2, 3), real(3, 2), real(3)),
     refuses(ShapeError, "", real(2, 3), real(3), real(3)),
 ])  # fmt: skip
@@ -57,4 +60,5 @@ declare("vector_norm", over(_norm), [
     sample(real(7, distinct=True, low=0.5, high=4), ord=float("inf")),
     sample(real(2, 3, distinct=True, low=0.5), axis=1, ord=float("inf")),
     sample(real(4, low=0.3), ord=0.5),
-], gradient=DIFFERENCES, result=floats, rounds=16, refusals=[refuses(ShapeError, "out of range", real(2), axis=1)])  # fmt: skip
+], gradient=DIFFERENCES, result=floats, rounds=16, kinks=[kink([0.0, 0.0], gives=[[0.0, 0.0]])],
+    refusals=[refuses(ShapeError, "out of range", real(2), axis=1)])  # fmt: skip

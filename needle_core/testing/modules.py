@@ -29,7 +29,8 @@ from needle_core.errors import ArgumentError, DeviceUnavailableError, NeedleErro
 from needle_core.plugins import registry
 from needle_core.random import default_generator
 from needle_core.spec import DTYPES, Device
-from needle_core.testing.check import GRADIENT_ROUNDS, ROUNDOFF, compare, cotangents, jacobian
+from needle_core.testing.bounds import ROUNDOFF, compare, jacobian
+from needle_core.testing.gradients import GRADIENT_ROUNDS, cotangents
 from needle_core.testing.layers import LAYERS, Layer
 from needle_core.testing.samples import Array, Case, Check, MismatchError, Sample
 

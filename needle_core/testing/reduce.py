@@ -16,6 +16,7 @@ from needle_core.testing.samples import (
     always,
     declare,
     floats,
+    kink,
     real,
     reduced,
     refuses,
@@ -53,6 +54,7 @@ def _var(x: Array, axis: Any, keepdims: bool, correction: float = 0) -> Array:
 
 def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
     top = x.real.max(axis=axis, keepdims=True, initial=-50)  # a constant, so that the logarithm of one term is exact
+    top = np.where(np.isinf(top), 0, top)
     total = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
     return np.asarray(total if keepdims else total.squeeze(axis))
 
@@ -65,10 +67,20 @@ def _running(f: Callable[..., Any]) -> Reference:
     return lambda x, axis=0: f(x, axis=axis)
 
 
-declare("sum", over(np.sum), reduced(ANY), gradient=COMPLEX, result=sums, rounds=1, refusals=AXIS)
+_MANY = [
+    sample(real(2**17 + 3)),
+    sample(real(2**16 + 3, 2), axis=1),
+    sample(real(2, 2**16 + 3), axis=1),
+    sample(real(2**16 + 3, 2), axis=0),
+]
+declare("sum", over(np.sum), reduced(ANY), gradient=COMPLEX, result=sums, rounds=1, large=_MANY, refusals=AXIS)
 declare("prod", over(np.prod), reduced(NONZERO), gradient=COMPLEX, result=sums, refusals=AXIS)
-declare("max", over(np.max), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, refusals=[*AXIS, *EMPTY])
-declare("min", over(np.min), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, refusals=[*AXIS, *EMPTY])
+declare("max", over(np.max), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, large=_MANY,
+        refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 3.0, 3.0], gives=[[0.0, 0.5, 0.5]])],
+        either_zero="0.0 and -0.0 are equal")  # fmt: skip
+declare("min", over(np.min), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, large=_MANY,
+        refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 1.0, 3.0], gives=[[0.5, 0.5, 0.0]])],
+        either_zero="0.0 and -0.0 are equal")  # fmt: skip
 declare("mean", over(lambda x, **a: x.sum(**a) / (x.size // max(x.sum(a["axis"]).size, 1))), reduced(ANY, empty=False),
         gradient=COMPLEX, result=floats, refusals=AXIS)  # fmt: skip
 declare("var", over(_var), [
@@ -96,5 +108,15 @@ _RUNNING = [
     sample(real(2, 3, 4), axis=1), sample(real(2, 0, 3), axis=1), sample(real(9), axis=0),
 ]  # fmt: skip
 _NEEDS_AXIS = [refuses(ArgumentError, "needs an axis", real(2, 3)), refuses(ShapeError, "out of range", real(2, 3), axis=2)]
-declare("cumsum", _running(np.cumsum), _RUNNING, gradient=COMPLEX, result=sums, rounds=1, refusals=_NEEDS_AXIS)
-declare("cumprod", _running(np.cumprod), _RUNNING, gradient=COMPLEX, result=sums, refusals=_NEEDS_AXIS)
+declare(
+    "cumsum",
+    _running(np.cumsum),
+    _RUNNING,
+    gradient=COMPLEX,
+    result=sums,
+    rounds=1,
+    large=[sample(real(2**17 + 3))],
+    refusals=_NEEDS_AXIS,
+)
+declare("cumprod", _running(np.cumprod), _RUNNING, gradient=COMPLEX, result=sums, refusals=_NEEDS_AXIS,
+        aliases="of one element it is the same value")  # fmt: skip

@@ -103,9 +103,14 @@ class Sample:
         """The attributes to call with."""
         return {name: default_device() if value is HERE else value for name, value in self.attrs.items()}
 
-    def draw(self, seed: str) -> list[Array]:
-        """The values of all inputs, the same for the same `seed`."""
-        rng = np.random.default_rng(zlib.crc32(f"{seed}/{self}".encode()))
+    @property
+    def size(self) -> int:
+        """The number of elements of all inputs."""
+        return sum(int(np.prod(i.shape)) for i in self.inputs)
+
+    def draw(self, name: str, seed: int = 0) -> list[Array]:
+        """The values of all inputs, the same for the same op `name` and `seed`."""
+        rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{self}".encode())])
         return [i.draw(rng) for i in self.inputs]
 
 
@@ -139,6 +144,23 @@ class Refusal:
 
 def refuses(error: type[NeedleError], text: str, *inputs: Input, **attrs: Any) -> Refusal:
     return Refusal(error, text, Sample(inputs, attrs))
+
+
+@dataclass(frozen=True)
+class Kink:
+    """The gradients agreed on where there is no derivative: of `inputs`, for cotangents of ones."""
+
+    inputs: tuple[Sequence[float], ...]
+    gradients: tuple[Sequence[float], ...]
+    attrs: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return " ".join([*(str(list(x)) for x in self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())])
+
+
+def kink(*inputs: Sequence[float], gives: Sequence[Sequence[float]], **attrs: Any) -> Kink:
+    """At these values of the inputs, the gradients are those that it `gives`, one sequence for each input."""
+    return Kink(inputs, tuple(gives), attrs)
 
 
 # -- shapes that most ops share ---------------------------------------------------------------------------------------------
@@ -180,9 +202,14 @@ class Case:
 
     `gradient` says how its derivatives are found from the reference: COMPLEX, DIFFERENCES, or None where there are none.
     `dtypes` are those that "real" inputs are tested in; `result` gives the output's dtype for each of them, or the outputs'.
-    `rounds` is c in the error bound (see check.py): how many units in the last place of the result a good kernel may lose;
+    `rounds` is c in the error bound (see bounds.py): how many units in the last place of the result a good kernel may lose;
     `terms` is t: in the formula that is agreed on, terms that add up to this much may cancel.
     `exact` says that there is no rounding at all. `roundoff` gives a unit roundoff by dtype where it is not the dtype's own.
+
+    `pointwise`: each element of the result depends only on the elements at the same place of inputs that are broadcast.
+    `large` are samples with more elements than 16 bits can count. `kinks` are the gradients where there is no derivative.
+    What does not hold is declared with its reason: `either_zero` why the sign of a zero is left open, `lax` why results of
+    infinities are, `aliases` why the result may share memory with an operand.
     """
 
     name: str
@@ -196,6 +223,12 @@ class Case:
     terms: float = 0.0
     exact: bool = False
     roundoff: Mapping[str, float] = field(default_factory=dict)
+    pointwise: bool = False
+    large: Sequence[Sample] = ()
+    kinks: Sequence[Kink] = ()
+    either_zero: str = ""
+    lax: str = ""
+    aliases: str = ""
 
     def dtypes_of(self, sample: Sample) -> Sequence[str]:
         """The dtypes to test a sample in: all, or those that can hold its numbers."""

@@ -11,6 +11,8 @@ from needle_core.testing.samples import COMPLEX, Array, declare, mask, real, ref
 
 
 def _slice(x: Array, start: Any, stop: Any, step: Any = None) -> Array:
+    if any(last > n for last, n in zip(stop, x.shape, strict=True)):
+        raise ValueError("NumPy would clip what stands out")
     return x[tuple(map(slice, start, stop, step or [1] * x.ndim))]
 
 
@@ -26,7 +28,9 @@ def _pad(x: Array, width: Any, value: float = 0, dilation: Any = None) -> Array:
 
 
 def _declare(name: str, reference: Any, samples: Any, refusals: Any = ()) -> None:
-    declare(name, reference, samples, gradient=COMPLEX, exact=True, refusals=refusals)
+    copied = name in ("pad", "concat", "stack", "roll")
+    declare(name, reference, samples, gradient=COMPLEX, exact=True, refusals=refusals,
+            aliases="" if copied else "a view, where strides can tell it")  # fmt: skip
 
 
 _declare("reshape", lambda x, shape: x.reshape(shape), [

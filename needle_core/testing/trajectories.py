@@ -37,7 +37,7 @@ from needle_core import tree
 from needle_core.errors import NeedleError
 from needle_core.optim import Optimizer
 from needle_core.spec import DTYPES
-from needle_core.testing.check import LEAST, ROUNDOFF
+from needle_core.testing.bounds import LEAST, ROUNDOFF
 from needle_core.testing.samples import Array, MismatchError, Shape
 
 State: TypeAlias = dict[str, Array]

@@ -12,16 +12,11 @@ import needle_core as ndl
 from needle_core.errors import KernelError
 from needle_core.op import KERNELS, OPS
 from needle_core.testing import CASES
-from needle_core.testing.check import (
-    MismatchError,
-    check_forward,
-    check_gradient,
-    check_refusal,
-    check_second_order,
-    check_special,
-)
+from needle_core.testing.gradients import check_gradient, check_second_order
 from needle_core.testing.layouts import LAYOUTS
-from needle_core.testing.samples import Sample, at, real, sample
+from needle_core.testing.refusals import check_refusal
+from needle_core.testing.samples import MismatchError, Sample, at, real, sample
+from needle_core.testing.values import check_forward, check_special
 from tests.devices import on_the_host
 
 BACKEND = ndl.default_device().backend.name

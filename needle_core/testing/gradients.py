@@ -1,0 +1,138 @@
+"""Checks of gradients, in float64: against the derivatives of the reference, of themselves, and at kinks.
+
+A gradient for cotangents g is checked against g J. Its scale is the greatest element of |g| |J|: those of g J hide
+cancellation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+import needle_core as ndl
+from needle_core import tree
+from needle_core.op import OPS
+from needle_core.spec import DTYPES
+from needle_core.testing.bounds import STEP, compare, derivative, jacobian, outputs, roundoff
+from needle_core.testing.samples import Array, Case, Kink, MismatchError, Sample
+
+GRADIENT_ROUNDS: Final = 2.0**10  # units in the last place of |g| |J| that a rule may lose in float64
+
+
+def check_gradient(case: Case, sample: Sample, seed: int = 0) -> None:
+    """The gradients for random cotangents, of every input and of every subset of inputs."""
+    place = f"{case.name}/gradient/{sample}"
+    arrays = sample.draw(case.name, seed)
+    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
+    slopes, doubt = jacobian(case, sample, arrays)
+    for chosen in _subsets(moving):
+        value, pull = ndl.vjp(_of(case, sample, arrays, chosen), *(ndl.Tensor(arrays[i]) for i in chosen))
+        gs = cotangents(f"{place}/{seed}", outputs(value))
+        gradients = pull(_like(value, gs))
+        g = np.concatenate([np.ravel(c.numpy()) for c in gs if c.dtype.is_floating])
+        sizes = np.cumsum([0, *(arrays[i].size for i in moving)])
+        for i, gradient in zip(chosen, gradients, strict=True):
+            part = slice(*sizes[moving.index(i) :][:2])
+            scale = np.max(np.abs(g) @ np.abs(slopes[:, part]), initial=0)
+            bound = roundoff(case, ndl.float64) * GRADIENT_ROUNDS * scale + np.abs(g) @ doubt[:, part]
+            expected = (g @ slopes[:, part]).reshape(arrays[i].shape)
+            compare(
+                f"{place}/input {i} of {chosen}", gradient, expected, DTYPES["float64"], bound.reshape(expected.shape) + 1e-300
+            )
+
+
+def check_second_order(case: Case, sample: Sample, seed: int = 0) -> None:
+    """The gradient of the gradient, by inputs and cotangents, against differences of the gradient in random directions."""
+    place = f"{case.name}/second order/{sample}"
+    arrays = sample.draw(case.name, seed)
+    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
+    f = _of(case, sample, arrays, moving)
+    probe = f(*(ndl.Tensor(arrays[i]) for i in moving))
+    gs = cotangents(f"{place}/{seed}", outputs(probe))
+    floating = [c.dtype.is_floating for c in gs]
+
+    def first(*xs: ndl.Tensor) -> tuple[ndl.Tensor, ...]:
+        given = iter(xs[len(moving) :])
+        cs = [next(given) if is_floating else c for c, is_floating in zip(gs, floating, strict=True)]
+        _, pull = ndl.vjp(f, *xs[: len(moving)])
+        gradients: tuple[ndl.Tensor, ...] = pull(_like(probe, cs))
+        return gradients
+
+    start = [arrays[i] for i in moving] + [c.numpy() for c, is_floating in zip(gs, floating, strict=True) if is_floating]
+    value, pull = ndl.vjp(first, *map(ndl.Tensor, start))
+    weights = cotangents(f"{place}/weights/{seed}", list(value))
+    second = [h.numpy() for h in pull(tuple(weights))]
+    rng = np.random.default_rng([7, seed])
+
+    def weighted(directions: Sequence[Array], t: Array) -> Array:
+        moved = [ndl.Tensor(x + t * d) for x, d in zip(start, directions, strict=True)]
+        return np.array(sum(float((w.numpy() * y.numpy()).sum()) for w, y in zip(weights, first(*moved), strict=True)))
+
+    for _ in range(2):
+        directions = [rng.uniform(-1, 1, x.shape) for x in start]
+        slope, doubt = derivative(partial(weighted, directions), np.array(0.0), np.array(1.0), False)
+        found = sum(float((h * d).sum()) for h, d in zip(second, directions, strict=True))
+        scale = sum(float(np.abs(h * d).sum()) for h, d in zip(second, directions, strict=True))
+        mass = sum(float(np.abs(w.numpy() * y.numpy()).sum()) for w, y in zip(weights, value, strict=True))
+        bound = roundoff(case, ndl.float64) * (GRADIENT_ROUNDS * scale + 8 / STEP * mass) + float(doubt)
+        if not abs(found - float(slope)) <= bound:
+            raise MismatchError(f"{place}: {found!r} for {float(slope)!r}, bound {bound:.3g}")
+
+
+def check_gradient_dtypes(case: Case, sample: Sample, dtypes: Sequence[str], seed: int = 0) -> None:
+    """Inputs of these dtypes, one for each, get gradients of their own specs that are finite."""
+    place = f"{case.name}/gradient dtypes/{sample}/{dtypes}"
+    arrays = sample.draw(case.name, seed)
+    moving = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
+    tensors = [ndl.Tensor(arrays[i]).astype(d) for i, d in zip(moving, itertools.cycle(dtypes), strict=False)]
+    value, pull = ndl.vjp(_of(case, sample, arrays, moving), *tensors)
+    gs = cotangents(f"{place}/{seed}", outputs(value))
+    for t, gradient in zip(tensors, pull(_like(value, gs)), strict=True):
+        if gradient.spec is not t.spec or not np.isfinite(gradient.numpy().astype(np.float64)).all():
+            raise MismatchError(f"{place}: the gradient of {t.spec} is {gradient}")
+
+
+def check_kink(case: Case, kink: Kink) -> None:
+    """Where there is no derivative, the gradients for cotangents of ones are those that are documented."""
+    place = f"{case.name}/kink/{kink}"
+    xs = [ndl.Tensor(np.array(v, np.float64), requires_grad=True) for v in kink.inputs]
+    y = OPS[case.name](*xs, **kink.attrs)
+    y.backward(ndl.ones_like(y))
+    for x, expected in zip(xs, kink.gradients, strict=True):
+        found = None if x.grad is None else x.grad.tolist()
+        if found != np.array(expected, np.float64).tolist():
+            raise MismatchError(f"{place}: the gradient at {x.tolist()} is {found}, and not {expected}")
+
+
+def cotangents(seed: str, ys: Sequence[ndl.Tensor]) -> list[ndl.Tensor]:
+    """Random tensors like `ys`; ones that are not floating, which have no cotangents, stand for themselves."""
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    return [ndl.Tensor(rng.standard_normal(y.shape)).astype(y.dtype) if y.dtype.is_floating else y for y in ys]
+
+
+def _like(value: Any, leaves: Sequence[ndl.Tensor]) -> Any:
+    """Tensors in the structure of a value."""
+    return tree.unflatten(tree.flatten(value)[1], list(leaves))
+
+
+def _of(case: Case, sample: Sample, arrays: Sequence[Array], chosen: Sequence[int]) -> Callable[..., Any]:
+    """The op as a function of the chosen inputs, the others fixed."""
+
+    def f(*xs: ndl.Tensor) -> Any:
+        full = [ndl.Tensor(x) for x in arrays]
+        for i, x in zip(chosen, xs, strict=True):
+            full[i] = x
+        return OPS[case.name](*full, **sample.arguments)
+
+    return f
+
+
+def _subsets(items: Sequence[int]) -> Iterator[list[int]]:
+    """All non-empty ones."""
+    for n in range(1, len(items) + 1):
+        yield from map(list, itertools.combinations(items, n))

@@ -1,0 +1,94 @@
+"""Checks of what an op does to memory: what it reads, what it writes, and whether it does the same every time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import needle_core as ndl
+from needle_core.op import OPS
+from needle_core.spec import DTYPES, Spec
+from needle_core.tensor import tensor_of
+from needle_core.testing.bounds import outputs, rounded
+from needle_core.testing.loopback import POISON, Memory
+from needle_core.testing.samples import Array, Case, MismatchError, Sample
+
+
+def check_memory(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
+    """Nothing is written into inputs or beside them, nothing is read beside them or from memory that was never set, and
+    no result shares memory with an input unless that is declared.
+
+    On a host the inputs stand between guards, and new memory is likely to hold poison; the loopback device does so itself.
+    """
+    place = f"{case.name}/memory/{sample}/{dtype}"
+    arrays = [rounded(x, DTYPES[dtype]) for x in sample.draw(case.name, seed)]
+    sizes = [y.spec.nbytes for y in outputs(OPS[case.name](*map(ndl.Tensor, arrays), **sample.arguments))]
+    runs = []
+    for poison in (POISON, 0x0101):
+        inputs = [_Guarded(x) for x in arrays]
+        _leave(poison, [*sizes, *(x.nbytes for x in arrays)])
+        results = outputs(OPS[case.name](*(g.tensor for g in inputs), **sample.arguments))
+        for guarded in inputs:
+            guarded.look(place)
+            if not case.aliases and any(map(guarded.lends_to, results)):
+                raise MismatchError(f"{place}: a result shares memory with an input, which is not declared")
+        runs.append([y.numpy().tobytes() for y in results])
+    if runs[0] != runs[1]:
+        raise MismatchError(f"{place}: the result depends on what was in memory before")
+
+
+class _Guarded:
+    """A copy of `array` between guards, as a tensor, which lies in this very memory if the default device is a host's."""
+
+    def __init__(self, array: Array) -> None:
+        here = ndl.default_device()
+        self._values, self._memory = array, Memory(array.nbytes, here)
+        inside = self._memory.array(array.shape, array.dtype)
+        inside[...] = array
+        self.tensor = tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], here), here.backend.from_numpy(inside, here))
+
+    def look(self, place: str) -> None:
+        """Raise if the values, or what stands beside them, have changed."""
+        if self.tensor.numpy().tobytes() != self._values.tobytes():
+            raise MismatchError(f"{place}: an input was written")
+        if not self._memory.is_intact:
+            raise MismatchError(f"{place}: something was written outside of an input")
+
+    def lends_to(self, y: ndl.Tensor) -> bool:
+        return ndl.default_device().backend.host and np.may_share_memory(y.numpy(), self.tensor.numpy())
+
+
+def _leave(poison: int, sizes: Iterable[int]) -> None:
+    """Free memory full of poison, two blocks of each size: what is allocated next is likely to be there."""
+    blocks = [np.full(-(-size // 2), poison, np.uint16) for size in sizes for _ in range(2)]
+    blocks.clear()
+
+
+def check_repeat(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
+    """The same bits three times, and from two threads at once."""
+    place = f"{case.name}/repeat/{sample}/{dtype}"
+    tensors = [ndl.Tensor(rounded(x, DTYPES[dtype])) for x in sample.draw(case.name, seed)]
+
+    def bits() -> list[bytes]:
+        return [y.numpy().tobytes() for y in outputs(OPS[case.name](*tensors, **sample.arguments))]
+
+    first = bits()
+    for which, runs in (("a second time", [bits(), bits()]), ("in several threads", at_once(bits))):
+        if any(run != first for run in runs):
+            raise MismatchError(f"{place}: {which} the result is another")
+
+
+def at_once(f: Callable[[], Any], threads: int = 2) -> Sequence[Any]:
+    """What `f` gives in several threads that begin together."""
+    start = threading.Barrier(threads)
+
+    def run(_: int) -> Any:
+        start.wait()
+        return f()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, range(threads)))
