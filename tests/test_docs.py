@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,8 +83,9 @@ class Reader:
             (self.folder / name).parent.mkdir(exist_ok=True)
             with open(self.folder / name, "a" if name != block.target else "w", encoding="utf-8") as file:
                 file.write(block.text)
-        elif block.language == "sh":
-            pass  # what the reader may do, and other tests have done
+            if name == "pyproject.toml":  # what else is installed here is not the reader's
+                distribution = tomllib.loads(block.text)["project"]["name"]
+                self.environment["NEEDLE_PLUGINS"] = f"numpy,loopback,{distribution}"
         elif block.language == "pycon":
             result = self._run([sys.executable, "-c", SESSION], block.text)
             assert result.returncode == 0, result.stdout + result.stderr
@@ -91,8 +93,9 @@ class Reader:
             assert block.language == "console", f"a block of {block.language} that nobody runs"
             for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE):
                 result = self._run(["bash", "-c", command])
-                shown = result.stdout + result.stderr
-                shown = re.sub(r" +$", "", shown, flags=re.MULTILINE)
+                shown = re.sub(r" +$", "", result.stdout + result.stderr, flags=re.MULTILINE)
+                if command.startswith(("needle conform", "pytest")):  # how many checks there are, and how long they take, may change
+                    expected, shown = (re.sub(r" *\d[\d.e-]*", " #", text) for text in (expected, shown))
                 assert doctest.OutputChecker().check_output(expected, shown, doctest.ELLIPSIS), f"$ {command}\n{shown}"
 
     def _run(self, command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
