@@ -162,7 +162,7 @@ def _result(planned: Planned) -> Result:
     except KeyboardInterrupt:
         raise
     except MismatchError as mismatch:
-        return Result(planned, "failed", str(mismatch))
+        return Result(planned, "failed", str(mismatch).removeprefix(f"{planned.check.id}: "))
     except BaseException as error:
         return Result(planned, "failed", f"{type(error).__name__}: {error}")
     return Result(planned, "passed") if reason is None else Result(planned, "expected", reason)

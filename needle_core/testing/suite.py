@@ -29,7 +29,7 @@ from needle_core.plugins.environment import choice
 from needle_core.plugins.manifest import GROUPS
 from needle_core.spec import Device
 from needle_core.tensor_op import TensorOp
-from needle_core.testing import check, modules, optimizers
+from needle_core.testing import check, modules, optimizers, transfers
 from needle_core.testing.samples import Case, Check, MismatchError
 
 
@@ -118,7 +118,9 @@ def suite(name: str, seed: int = 0, *, quick: bool = False, device: str | None =
     for activation in activations:
         _Planner(made, activation, device).plan()
     if not made.checks:
-        raise PluginError(f"{name}: there is nothing to check" + (f" on {device}" if device else ""), details=made.absent)
+        if device:
+            raise ArgumentError(f"{name}: there is nothing to check on {device}", details=made.absent)
+        raise PluginError(f"{name}: there is nothing to check", details=made.absent)
     return made
 
 
@@ -209,12 +211,11 @@ class _Planner:
         seed, quick = self.made.seed, self.made.quick
         for op in core_ops():
             self._op(op, _core_case(op.name), device)
-        self._add(
-            "backend", device, partial(check.checks_of_backend, seed, quick=quick), check.promised_by_backend(quick=quick)
-        )
-        self._add(
-            "modules", device, partial(modules.checks_of_modules, seed, quick=quick), modules.promised_by_modules(quick=quick)
-        )
+        for subject, checks_of, promised in (
+            ("backend", transfers.checks_of_backend, transfers.promised_by_backend),
+            ("modules", modules.checks_of_modules, modules.promised_by_modules),
+        ):
+            self._add(subject, device, partial(checks_of, seed, quick=quick), partial(promised, quick=quick))
 
     def _kernels(self, device: Device) -> None:
         for name in sorted(self.activation.plugin.kernels_for(device.backend.name)):
@@ -238,8 +239,8 @@ class _Planner:
         rounding = {limit.dtype: limit.u for limit in self.declared.limits if limit.op == op.name}
         case = replace(case, roundoff={**case.roundoff, **rounding})
         seed, quick = self.made.seed, self.made.quick
-        promise = check.promised_by_op(case, quick=quick)
-        self._add(op.name, device, partial(check.checks_of_op, case, seed, quick=quick), promise, place)
+        promised = partial(check.promised_by_op, case, quick=quick)
+        self._add(op.name, device, partial(check.checks_of_op, case, seed, quick=quick), promised, place)
 
     def _optimizers(self) -> None:
         names = {d.name: d for d in (default_device(), *([] if self.made.quick else [find_device("loopback")]))}
@@ -250,19 +251,26 @@ class _Planner:
                     self._missing(name, device, place)
                     continue
                 seed, quick = self.made.seed, self.made.quick
-                promise = optimizers.promised_by_optimizer(case, quick=quick)
-                self._add(name, device, partial(optimizers.checks_of_optimizer, case, seed, quick=quick), promise, place)
+                promised = partial(optimizers.promised_by_optimizer, case, quick=quick)
+                self._add(name, device, partial(optimizers.checks_of_optimizer, case, seed, quick=quick), promised, place)
 
     # -- how it is counted ------------------------------------------------------------------------------------------------
 
     def _add(
-        self, subject: str, device: Device, make: Callable[[], Iterable[Check]], promised: Counter[str], place: str = ""
+        self,
+        subject: str,
+        device: Device,
+        make: Callable[[], Iterable[Check]],
+        promise: Callable[[], Counter[str]],
+        place: str = "",
     ) -> None:
         """Plan what `make` gives on `device`, and one more check: that it is what the declaration promises."""
         found: list[Check] = []
+        promised: Counter[str] = Counter()
         trouble: Exception | None = None
         try:
             with on(device.name):
+                promised = promise()
                 found.extend(make())
         except Exception as cause:
             trouble = cause
@@ -270,7 +278,7 @@ class _Planner:
         found.append(Check(f"{subject}/count/checks", partial(_check_count, came, promised, trouble)))
         for c in found:
             self._plan(c, device, place)
-        self.made.promised.update({**promised, "count": 1})
+        self.made.promised.update(promised + Counter(count=1))
 
     def _missing(self, name: str, device: Device, place: str) -> None:
         self._plan(Check(f"{name}/count/case", _check_case), device, place)
@@ -302,8 +310,9 @@ def _check_case() -> None:
 def _check_count(came: Counter[str], promised: Counter[str], trouble: Exception | None) -> None:
     if trouble is not None:
         raise MismatchError(f"the checks cannot be made: {type(trouble).__name__}: {trouble}") from trouble
-    if came != promised or not came:
-        raise MismatchError(f"the checks are {dict(came)}, and the declaration promises {dict(promised)}")
+    differences = [f"{came[kind]} of {n} {kind}" for kind, n in (came | promised).items() if came[kind] != promised[kind]]
+    if differences or not came:
+        raise MismatchError(f"the checks are not those that the declaration promises: {', '.join(differences) or 'none'}")
 
 
 def _check_pattern(expected: ExpectedFailure, hits: int) -> None:
