@@ -94,7 +94,7 @@ class Reader:
             for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE):
                 result = self._run(["bash", "-c", command])
                 shown = re.sub(r" +$", "", result.stdout + result.stderr, flags=re.MULTILINE)
-                if command.startswith(("needle conform", "pytest")):  # how many checks there are, and how long they take, may change
+                if command.startswith(("needle conform", "pytest")):  # the number of checks, and their time, may change
                     expected, shown = (re.sub(r" *\d[\d.e-]*", " #", text) for text in (expected, shown))
                 assert doctest.OutputChecker().check_output(expected, shown, doctest.ELLIPSIS), f"$ {command}\n{shown}"
 
