@@ -339,7 +339,7 @@ def test_default_device_and_versions_are_told(told: dict[str, Any]) -> None:
 
 def test_selection_of_a_plugin_that_is_not_there_is_an_error(ward: Ward) -> None:
     _, out = ward.doctor("--json", NEEDLE_PLUGINS="nobody")
-    finding = json.loads(out)["findings"][0]
+    (finding,) = json.loads(out)["findings"]
     assert "no installed plugin is called 'nobody'" in finding["text"]
     assert finding["command"] == "unset NEEDLE_PLUGINS"
 

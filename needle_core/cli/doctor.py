@@ -39,16 +39,16 @@ def doctor(names: tuple[str, ...], as_json: bool, timeout: float) -> None:
     or of a distribution. The exit status is 1 if something is broken. NEEDLE_TRACEBACK=1 shows tracebacks.
     """
     about = [*environment.wrong_variables(), *environment.duplicates()]
-    groups: list[list[Plugin]] = []
+    default, plugins = Examination("default device"), []
     try:
         manifest = Manifest()
     except NeedleError as error:  # NEEDLE_PLUGINS names a plugin that is not there
         about.append(Finding("error", "environment", str(error), "unset NEEDLE_PLUGINS"))
     else:
-        groups = _chosen(manifest, names)
-    default = find_default_device(timeout)
-    about += default.findings
-    plugins = [examine(group, manifest, default.default.get("name", ""), timeout) for group in groups]
+        chosen = _chosen(manifest, names)
+        default = find_default_device(timeout)
+        about += default.findings
+        plugins = [examine(group, manifest, default.default.get("name", ""), timeout) for group in chosen]
     if as_json:
         click.echo(json.dumps(_as_dict(default, about, plugins), indent=2))
     else:

@@ -22,7 +22,7 @@ Look: TypeAlias = dict[str, dict[str, object]]
 
 _LOOKS: Final[Mapping[str, Callable[[], dict[str, object]]]] = {
     "sys.path": lambda: dict.fromkeys(sys.path),
-    "sys.meta_path": lambda: {type(finder).__name__ + repr(finder): None for finder in sys.meta_path},
+    "sys.meta_path": lambda: {getattr(finder, "__name__", type(finder).__name__): None for finder in sys.meta_path},
     "warnings.filters": lambda: dict.fromkeys(map(str, warnings.filters)),
     "the environment variables": lambda: {name: hash(value) for name, value in os.environ.items()},  # they may be secret
     "NumPy's error settings": lambda: dict(np.geterr()),
@@ -42,6 +42,8 @@ _LOOKS: Final[Mapping[str, Callable[[], dict[str, object]]]] = {
     },
 }
 
+_FUNCTIONS: Final = "functions of other packages"
+
 
 class Common:
     """What is shared by the modules that are loaded when this is made: they belong to others than the plugin."""
@@ -53,7 +55,7 @@ class Common:
         """What there is to see now."""
         shared = {what: look() for what, look in _LOOKS.items()}
         shared["the loaded modules"] = {name: sys.modules.get(name) for name in self._modules}
-        shared["functions of other packages"] = {
+        shared[_FUNCTIONS] = {
             f"{module}.{name}": value
             for module, content in self._modules.items()
             for name, value in list(getattr(content, "__dict__", {}).items())
@@ -66,8 +68,8 @@ def changes(before: Look, after: Look) -> Iterator[str]:
     """What differs, a line each."""
     for what, old in before.items():
         new = after[what]
-        new_names_matter = what != "functions of other packages"  # modules import their parts when these are needed
-        for name in [*old, *(name for name in new if name not in old and new_names_matter)]:
+        names = list(old) if what == _FUNCTIONS else list(old | new)  # modules get new names when parts of them are imported
+        for name in names:
             if change := _change(name, old, new):
                 yield f"{what}: {change}" if name != "it" else f"{what} {change.removeprefix('it ')}"
 

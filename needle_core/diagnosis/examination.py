@@ -1,25 +1,15 @@
-"""One plugin, tried out in a process of its own, and what became of that process: it may crash, hang or print."""
+"""One plugin, tried out in a process of its own, and what was found."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from needle_core.diagnosis.process import Process
 from needle_core.errors import brief
 from needle_core.plugins.manifest import Manifest, Plugin
 
 Level: TypeAlias = Literal["note", "warning", "error"]
-
-_GRACE: Final = 2.0  # seconds that a process has to say where it hangs, before it is killed
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,7 @@ class Examination:
     devices: list[str] = field(default_factory=list)
     """The devices that computed rightly."""
     default: dict[str, str] = field(default_factory=dict)
+    """Name and reason of the default device, if that is what was looked for."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -66,14 +57,35 @@ class Examination:
 
 
 def examine(plugins: list[Plugin], manifest: Manifest, device: str, timeout: float) -> Examination:
-    """Examine the plugins of one distribution: by its metadata first, then, if these are sound, in a process of its own."""
+    """Examine the plugins of one distribution: by its metadata first, then, if these are sound, in a process of its own.
+
+    `device` is where optimizers take a step; `timeout` is in seconds.
+    """
     first = plugins[0]
     offers: dict[str, list[str]] = {}
     for plugin in plugins:
         for group, names in plugin.offers.items():
             offers.setdefault(group, []).extend(names)
-    result = Examination(first.distribution, first.version, offers)
-    removal = f"pip uninstall {first.distribution}"
+    result = Examination(first.distribution, first.version, offers, blocked=first not in manifest.selected)
+    _look_at_metadata(result, plugins, manifest)
+    if result.state == "ok":
+        _put_down(result, Process(first.distribution, device, timeout), f"export NEEDLE_PLUGINS=-{first.distribution}")
+    return result
+
+
+def find_default_device(timeout: float) -> Examination:
+    """Find the default device, in a process of its own, for every host backend is imported for it."""
+    result = Examination("default device")
+    _put_down(result, Process("", "", timeout), None)
+    result.findings = [finding for finding in result.findings if finding.level == "error"]  # the others are the plugins' own
+    return result
+
+
+def _look_at_metadata(result: Examination, plugins: list[Plugin], manifest: Manifest) -> None:
+    """Find what is wrong before anything is imported."""
+    removal = f"pip uninstall {result.distribution}"
+    if result.blocked:
+        result.found("note", "selection", f"NEEDLE_PLUGINS={manifest.selection.setting}", "unset NEEDLE_PLUGINS")
     for plugin in plugins:
         if plugin.unreadable:
             result.found("error", "metadata", f"{type(plugin.unreadable).__name__}: {plugin.unreadable}", removal)
@@ -83,88 +95,23 @@ def examine(plugins: list[Plugin], manifest: Manifest, device: str, timeout: flo
         claimants = manifest.claimants(group, name)
         if set(plugins) & set(claimants):
             others = " and ".join(str(plugin) for plugin in claimants if plugin not in plugins)
-            result.found(
-                "error", "metadata", f"{group[:-1]} {name!r} is claimed by {others or 'two of its modules'} too", removal
-            )
-    result.blocked = first not in manifest.selected
-    if result.blocked:
-        result.found("note", "selection", f"NEEDLE_PLUGINS={manifest.selection.setting}", "unset NEEDLE_PLUGINS")
-    elif result.state == "ok":
-        _run(result, first.distribution, device, timeout)
-    return result
+            text = f"{group[:-1]} {name!r} is claimed by {others or 'another of its modules'} too"
+            result.found("error", "metadata", text, removal)
 
 
-def find_default_device(timeout: float) -> Examination:
-    """Find the default device, in a process of its own, for every host backend is imported for it."""
-    result = Examination("default device")
-    _run(result, "", "", timeout)
-    result.findings = [finding for finding in result.findings if finding.level == "error"]  # the others are the plugins' own
-    return result
-
-
-def _run(result: Examination, distribution: str, device: str, timeout: float) -> None:
-    """Run the probe, and put down what it tells, what is printed meanwhile and how it ends."""
-    with TemporaryDirectory() as folder:
-        report, output = Path(folder, "report"), Path(folder, "output")
-        report.touch()
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-X", "faulthandler", "-m", f"{__package__}.probe"),
-                    *(str(report), distribution, device, str(timeout)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={name: value for name, value in os.environ.items() if name != "NEEDLE_STRICT"},
-            )
-            try:
-                status: int | None = process.wait(timeout + _GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                status = None
-        told = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-        printed = output.read_bytes()
-    phase = _put_down(result, told)
-    done = any("done" in line for line in told)
-    fatal = status != 0 or not done
-    _put_down_output(result, told, printed, fatal)
-    if fatal:
-        where = phase or ("end of the process" if done else "start of the process")
-        ending = f"no answer within {timeout:g} s" if status is None else _ending(status)
-        dump = re.search(r"^(Fatal Python error|Timeout \().*", printed.decode(errors="replace"), re.MULTILINE | re.DOTALL)
-        trace = dump[0].splitlines(keepends=True) if dump else []
-        place = next((line.strip() for line in trace if line.startswith("  File ")), "")
-        command = f"export NEEDLE_PLUGINS=-{distribution}" if distribution else None
-        result.findings.append(Finding("error", where, f"{ending}; {place}".removesuffix("; "), command, trace))
-
-
-def _put_down(result: Examination, told: list[dict[str, Any]]) -> str:
-    """Put down what the process told; the phase in which it ended, "" between phases."""
-    phase = last = ""
-    for line in told:
-        if "phase" in line:
-            last = phase or last
-            phase = line["phase"]
-        elif "level" in line:
-            result.findings.append(Finding(phase=phase or last, **line))
+def _put_down(result: Examination, process: Process, remedy: str | None) -> None:
+    """Put down what a probe told and printed, and how it ended if it did not end well, with the `remedy` for that."""
+    for phase, line in process.told:
+        if "level" in line:
+            result.findings.append(Finding(phase=phase, **line))
         elif "ms" in line:
             result.milliseconds[phase] = result.milliseconds.get(phase, 0.0) + round(line["ms"], 3)
         elif "device" in line:
             result.devices.append(line["device"])
         elif "default" in line:
             result.default = line["default"]
-    return phase
-
-
-def _put_down_output(result: Examination, told: list[dict[str, Any]], printed: bytes, fatal: bool) -> None:
-    """Put down what was printed in each phase; in a last one that was fatal, it is not the plugin's own."""
-    phases = [line for line in told if "phase" in line]
-    for begun, ended in pairwise(phases if fatal else [*phases, {"printed": len(printed)}]):
-        if begun["phase"] and (text := printed[begun["printed"] : ended["printed"]].decode(errors="replace").strip()):
-            result.found("warning", begun["phase"], f"printed {brief(text)}")
-
-
-def _ending(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"the process ended by itself, with status {status}"
+    for phase, text in process.printed():
+        result.found("warning", phase, f"printed {brief(text)}")
+    if fault := process.fault():
+        phase, text, trace = fault
+        result.findings.append(Finding("error", phase, text, remedy, trace))

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 import needle_core as ndl
-from needle_core.backend import default_device_reason
+from needle_core.backend import default_device_reason, open_backend
 from needle_core.diagnosis.common import Common, changes
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError, PluginError
 from needle_core.plugins import activation, registry
@@ -131,7 +131,10 @@ def _import(plugin: Plugin) -> None:
 
 
 def _examine_backend(teller: Teller, backend: str) -> None:
-    for device in teller.phase(f"opening {backend}", lambda: ndl.device(backend).backend.devices()):
+    devices = teller.phase(f"opening {backend}", lambda: open_backend(backend).devices())
+    if not devices:
+        teller.tell(level="warning", text="it has no devices here")
+    for device in devices:
         with suppress(_FailedError):
             teller.phase(f"device {device}", partial(_compute, device))
             teller.tell(device=device)
