@@ -82,7 +82,7 @@ class Reader:
             name = block.target.removeprefix(">> ")
             (self.folder / name).parent.mkdir(exist_ok=True)
             with open(self.folder / name, "a" if name != block.target else "w", encoding="utf-8") as file:
-                file.write(block.text)
+                file.write(block.text if name == block.target else f"\n\n{block.text}")
             if name == "pyproject.toml":  # what else is installed here is not the reader's
                 distribution = tomllib.loads(block.text)["project"]["name"]
                 self.environment["NEEDLE_PLUGINS"] = f"numpy,loopback,{distribution}"
