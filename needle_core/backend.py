@@ -122,10 +122,10 @@ def _opened(name: str, plugin: Plugin) -> tuple[Backend, list[str], dict[str, Ke
         with isolated(plugin):
             backend: Backend = registry.find("backends", name)()
             names, kernels = list(backend.devices()), dict(backend.kernel_table())
-        if strange := [n for n in names if str(n).partition(":")[0] != name]:
-            raise DeviceError(f"it has a device {strange[0]!r}, and the names of its devices begin with {name!r}")
-        if unknown := sorted(op for op in kernels if op not in OPS):
-            raise ArgumentError(f"it has kernels for ops that do not exist: {', '.join(unknown)}")
+            if strange := [n for n in names if str(n).partition(":")[0] != name]:
+                raise DeviceError(f"it has a device {strange[0]!r}, and the names of its devices begin with {name!r}")
+            if unknown := sorted(op for op in kernels if op not in OPS):
+                raise ArgumentError(f"it has kernels for ops that do not exist: {', '.join(unknown)}")
     except KeyboardInterrupt:
         raise
     except BaseException as cause:  # SystemExit too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -55,6 +56,15 @@ def of(module: str, *, group: str = "backends", name: str = "wanted") -> dict[st
     return {group: {name: module}}
 
 
+def bundled_pip() -> str:
+    """The pip that comes with Python, which runs out of its wheel; the environment of the tests has none."""
+    ensurepip = pytest.importorskip("ensurepip")
+    wheels = sorted(Path(ensurepip.__file__).with_name("_bundled").glob("pip-*.whl"))
+    if not wheels:
+        pytest.skip("this Python comes without pip")
+    return str(wheels[-1] / "pip")
+
+
 class Site:
     """A folder of installed distributions."""
 
@@ -77,6 +87,22 @@ class Site:
         (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
         if source is not None:
             (self.folder / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        installed = [*info.iterdir(), self.folder / f"{module}.py", info / "RECORD"]
+        (info / "RECORD").write_text("".join(f"{path.relative_to(self.folder)},,\n" for path in installed), encoding="utf-8")
+        importlib.invalidate_caches()
+        return module
+
+    def pip_install(self, distribution: str, entry_points: EntryPoints, source: str, *, version: str = "1.0") -> str:
+        """The same by pip, from a wheel that is built for it; the module's name."""
+        built = Site(self.folder.with_name(f"{distribution}-wheel"))
+        module = built.install(distribution, entry_points, source, version=version)
+        info = built.folder / f"{module}-{version}.dist-info"
+        (info / "WHEEL").write_text("Wheel-Version: 1.0\nGenerator: needle\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive = shutil.make_archive(str(built.folder), "zip", built.folder)
+        wheel = Path(archive).rename(self.folder.parent / f"{module}-{version}-py3-none-any.whl")
+        command = [sys.executable, bundled_pip(), "install", "--no-index", "--no-deps", "--no-compile", "--quiet"]
+        options = ["--disable-pip-version-check", "--target", str(self.folder), str(wheel)]
+        subprocess.run([*command, *options], check=True, capture_output=True, timeout=60)
         importlib.invalidate_caches()
         return module
 

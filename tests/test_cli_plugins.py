@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import needle_core
 from tests.plugin_fixtures import HEAD, Site, site
 
 __all__ = ["site"]
@@ -95,6 +96,54 @@ def test_why_shows_the_traceback(needle, installed: None) -> None:
 def test_why_as_json(needle, installed: None) -> None:
     _, out, _ = needle("plugins", "why", "hosting", "--json")
     assert [(s["distribution"], s["state"], s["traceback"]) for s in json.loads(out)] == [("needle-hosting", "active", None)]
+
+
+def test_why_opens_backends_and_tells_what_keeps_one_from_it(needle, site: Site) -> None:
+    source = HOST.replace("def devices", "def __init__(self): raise OSError('no driver')\n    def devices").replace(
+        "True", "False"
+    )
+    site.install("needle-hosting", {"backends": {"hosting": "needle_hosting"}}, source, version="1.5")
+    status, out, err = needle("plugins", "why", "hosting")
+    assert (status, err) == (0, "")
+    assert out.startswith(
+        "needle-hosting 1.5: unavailable\n  module: needle_hosting\n  offers: backends: hosting\n  phase: open hosting\n"
+        "  reason: OSError: no driver\n  next: needle doctor\n"
+    )
+    assert out.endswith("OSError: no driver\n")
+    (told,) = json.loads(needle("plugins", "why", "hosting", "--json")[1])
+    assert (told["state"], told["phase"], told["reason"]) == ("unavailable", "open hosting", "OSError: no driver")
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("needle_api = 2", "  next: pip install --upgrade needle-core\n"),
+        ("", "  for its author: needle_api = 1\n"),
+        ("import needle_hosting_gone", None),
+    ],
+    ids=["remedy of the user", "remedy of the author", "none is known"],
+)
+def test_why_tells_the_remedy(needle, site: Site, source: str, line: str | None) -> None:
+    site.install("needle-broken", {"ops": {"bang": "needle_broken"}}, source)
+    _, out, _ = needle("plugins", "why", "needle-broken")
+    assert line in out if line is not None else "next" not in out and "for its author" not in out
+
+
+def test_warning_is_one_line_without_a_place_in_the_code(needle, installed: None, site: Site) -> None:
+    site.install("needle-bad", {"backends": {"bad": "needle_bad"}}, "raise RuntimeError('boom')", version="0.1")
+    code = "import sys, needle_core.cli as cli, click\n"
+    code += "@click.command()\ndef probe():\n    import needle_core as ndl; ndl.default_device(); print('{}')\n"
+    code += "cli.needle.get_command = lambda ctx, name: probe\nsys.argv = ['needle', 'probe']\ncli.main()"
+    done = site.python(code)
+    assert (done.returncode, done.stdout) == (0, "{}\n")
+    assert done.stderr == (
+        "warning: not considered as the default device: needle-bad 0.1: import: RuntimeError: boom; "
+        "hint: `needle plugins why needle-bad`\n"
+    )
+
+
+def test_version_is_that_of_the_core(needle) -> None:
+    assert needle("--version") == (0, f"needle {needle_core.__version__}\n", "")
 
 
 def test_error_is_one_message_without_a_traceback(needle) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import pkgutil
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
+import needle_core
 from needle_core.errors import NeedleError
 from needle_core.plugins.environment import flag
 
@@ -40,12 +42,14 @@ class _Files(click.Group):
 
 
 @click.command(cls=_Files, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(needle_core.__version__, message="needle %(version)s")
 def needle() -> None:
     """Needle: deep learning with backends, ops and optimizers as plugins."""
 
 
 def main() -> None:
     """Run the command line; an error of Needle's own ends it with one message, or a traceback if NEEDLE_TRACEBACK=1."""
+    warnings.showwarning = _show_warning
     try:
         needle.main(prog_name="needle")
     except NeedleError as error:
@@ -53,3 +57,10 @@ def main() -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line on standard error: the beginning of the message and what to do, without the place in the code."""
+    summary, *rest = str(message).splitlines() or [""]
+    hints = [line.strip() for line in rest if line.startswith("  hint: ")]
+    click.echo("; ".join([f"warning: {summary}", *hints]), err=True)

@@ -59,9 +59,9 @@ def list_plugins(as_json: bool, load: bool) -> None:
 @_json
 @click.argument("name")
 def why_plugin(as_json: bool, name: str) -> None:
-    """Load the plugin called NAME and tell all about it.
+    """Load the plugin called NAME, open its backends, and tell all about it.
 
-    NAME is that of an entry point (cpp, Adam) or of a distribution (needle-cpp-backend).
+    NAME is that of an entry point (cpp, Adam) or of a distribution (needle-cpp-backend, extra_ops).
     """
     statuses = registry.why(name)
     if as_json:
@@ -72,6 +72,8 @@ def why_plugin(as_json: bool, name: str) -> None:
         facts = {"module": status.module, "offers": _offers(status), "phase": status.phase, "reason": status.reason}
         if status.command != f"needle plugins why {status.distribution}":  # that is what was typed
             facts["next"] = status.command
+        elif isinstance(status.cause, NeedleError):
+            facts["for its author"] = status.cause.hint
         for label, fact in facts.items():
             if fact is not None:
                 click.echo(f"  {label}: {fact}")

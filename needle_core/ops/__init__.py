@@ -36,10 +36,19 @@ for _name in __all__:
 
 
 def __getattr__(name: str) -> Any:
-    """The op of a plugin."""
+    """The op of a plugin. If the plugin is broken, PluginError, also in `hasattr`.
+
+    An AttributeError would hide what is wrong: `from needle_core.ops import NAME` would only say that it cannot.
+    """
     if name.startswith("__"):
         raise AttributeError(name)
     try:
         return _op.find_op(name)
     except ArgumentError as unknown:
         raise AttributeError(str(unknown)) from None
+
+
+def __dir__() -> list[str]:
+    from needle_core.plugins import registry
+
+    return sorted({*__all__, *registry.names("ops")})

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from needle_core.errors import NeedleError, PluginError, warn
+from needle_core.errors import DeviceUnavailableError, NeedleError, PluginError, warn
 from needle_core.op import OPS, lock, register_kernels, register_op
 from needle_core.plugins.environment import flag
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from needle_core.plugins.activation import Activation
     from needle_core.plugins.manifest import Group, Manifest, Plugin
 
-State: TypeAlias = Literal["active", "not loaded yet", "broken", "stale", "conflict", "blocked"]
+State: TypeAlias = Literal["active", "unavailable", "not loaded yet", "broken", "stale", "conflict", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        if isinstance(self.cause, NeedleError):
-            return self.cause.summary
-        return " ".join(f"{type(self.cause).__name__}: {self.cause}".split()).removesuffix(":")
+        return _reason(self.cause)
 
     @property
     def state(self) -> State:
@@ -175,12 +173,12 @@ def report(*, load: bool = False) -> list[Status]:
 
 
 def why(name: str) -> list[Status]:
-    """The status of the plugins that answer to `name`, an entry point's or a distribution's, after trying to load them."""
+    """The status of the plugins that answer to `name`, after trying to load them and to open their backends."""
     with lock:
         asked = [p for p in _read().plugins if p.answers_to(name)]
         if not asked:
             raise PluginError(f"no installed plugin is called {name!r}", hint="`needle plugins` lists what is installed")
-        return [_status(plugin) for plugin in _tried(asked)]
+        return [_opened(_status(plugin)) for plugin in _tried(asked)]
 
 
 def forget() -> None:
@@ -315,6 +313,22 @@ def _status(plugin: Plugin) -> Status:
     return Status(*known, "not loaded yet")
 
 
+def _opened(status: Status) -> Status:
+    """The `status` of a plugin after opening its backends, if it is active."""
+    from needle_core.backend import open_backend
+
+    for name in status.offers.get("backends", ()) if status.state == "active" else ():
+        try:
+            open_backend(name)
+        except DeviceUnavailableError as error:
+            wrong = error.__cause__
+            reason = _reason(wrong) if wrong is not None else error.summary
+            return replace(
+                status, state="unavailable", phase=f"open {name}", reason=reason, command="needle doctor", cause=wrong
+            )
+    return status
+
+
 def _conflict(group: Group, name: str, claimants: list[Plugin]) -> PluginError:
     first, *others = claimants
     return PluginError(
@@ -327,6 +341,13 @@ def _conflict(group: Group, name: str, claimants: list[Plugin]) -> PluginError:
 def _blocked(plugin: Plugin, thing: str, manifest: Manifest) -> PluginError:
     setting = manifest.selection.setting
     return PluginError(f"{plugin}: selection: {thing} is blocked by NEEDLE_PLUGINS={setting}", hint="`unset NEEDLE_PLUGINS`")
+
+
+def _reason(cause: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(cause, NeedleError):
+        return cause.summary
+    return " ".join(f"{type(cause).__name__}: {cause}".split()).removesuffix(":")
 
 
 def _removal(plugin: Plugin) -> str:
