@@ -55,14 +55,16 @@ class TinyBackend(Backend):
 
     def bind(
         self, kernel: Callable[..., Any], attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
-    ) -> Callable[..., Memory]:
-        """The kernel as the core calls it, made once for each op, specs and attributes: buffers in, a new buffer out."""
-        assert isinstance(output, Spec), "a primitive has one result"
-        dtype = output.dtype.numpy
+    ) -> Callable[..., Any]:
+        """The kernel as the core calls it: buffers in, buffers out. Floating numbers are computed in float64, and rounded once."""
+        wide = [np.dtype(np.float64) if spec.dtype.is_floating else spec.dtype.numpy for spec in inputs]
+        dtypes = [spec.dtype.numpy for spec in (output if isinstance(output, tuple) else (output,))]
 
-        def call(*buffers: Memory) -> Memory:
-            arrays = (b.array.astype(np.float32) if b.array.dtype.itemsize == 2 else b.array for b in buffers)
+        def call(*buffers: Memory) -> Any:
+            arrays = (b.array.astype(d, copy=False) for b, d in zip(buffers, wide, strict=True))
             with np.errstate(all="ignore"):  # 1 / 0 is inf, without a warning
-                return Memory(np.asarray(kernel(*arrays, **attrs)).astype(dtype, copy=False))  # half precision: rounded once
+                ys = kernel(*arrays, **attrs) if isinstance(output, tuple) else [kernel(*arrays, **attrs)]
+                made = [Memory(np.asarray(y).astype(d, copy=False)) for y, d in zip(ys, dtypes, strict=True)]
+            return made if isinstance(output, tuple) else made[0]
 
         return call
