@@ -117,6 +117,16 @@ def test_json(conform: Callable[..., Result]) -> None:
     assert told["limits"] == ["matmul in float32: u = 0.00049, tensor cores"]
 
 
+def test_what_a_plugin_prints_is_no_part_of_the_report(conform: Callable[..., Result]) -> None:
+    loud = RIGHT.replace("    return x + x", "    print('from the op')\n    return x + x").replace(
+        "    samples = [", "    print('from the hook')\n    samples = ["
+    )
+    result = conform(loud, "--json", "--case", "twice/forward/(3)/float32/contiguous*")
+    assert json.loads(result.stdout)["ok"]
+    assert "needle-twice 1.5: from the hook" in result.stderr
+    assert "from the op" in result.stderr
+
+
 def test_list_prints_the_ids_and_runs_nothing(conform: Callable[..., Result]) -> None:
     result = conform(WRONG, "--list", "--case", "*/float32/contiguous*")
     assert result.exit_code == 0

@@ -92,6 +92,7 @@ def test_evidence_is_told_op_by_op(matrix: Callable[..., Result]) -> None:
     assert "native ✓" in rows["exp"]
     assert "native ✗ 2 of 10, 1 expected failures" in rows["log"]
     assert "native ?" in rows["sin"]
+    assert rows["numpy:"].endswith("; last run 2026-11-23 18:00 UTC")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ Runs the conformance kit on an installed plugin. What is checked is in needle_co
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
@@ -57,7 +58,7 @@ def conform(
         ids = [planned.id for planned in chosen]
         click.echo(json.dumps(ids, indent=2) if as_json else "\n".join(ids))
         return
-    with _progress(len(chosen)) as watch:
+    with _progress(len(chosen)) as watch, redirect_stdout(sys.stderr):  # what plugins print is no part of the report
         done = report.run(made, chosen, watch)
     if as_json:
         click.echo(json.dumps(done.as_dict(), indent=2))

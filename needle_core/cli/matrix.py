@@ -233,11 +233,13 @@ def _print(
         row = [op.name, op.family, "primitive" if op.is_primitive else "composite"]
         within = [", ".join(sorted(used[op.name] - {""})) if "" not in used[op.name] else ""] if used is not None else []
         table.add_row(*row, *(Text(str(cell), colors[cell.state]) for cell in found), *within)
-    states = {d.name: Counter(cells[op.name, d.name].state for op in ops) for d in devices}
     Console().print(table)
     click.echo(f"\n{_LEGEND}")
-    for name, counted in states.items():
-        click.echo(f"{name}: {len(ops)} ops, " + ", ".join(f"{n} {state}" for state, n in sorted(counted.items())))
+    for device in devices:
+        column = [cells[op.name, device.name] for op in ops]
+        counted = ", ".join(f"{n} {state}" for state, n in sorted(Counter(cell.state for cell in column).items()))
+        last = max((cell.evidence.time for cell in column if cell.evidence), default="")
+        click.echo(f"{device}: {len(ops)} ops, {counted}" + (f"; last run {last[:16].replace('T', ' ')} UTC" if last else ""))
     for title, lines in {
         "declared limits": [f"{device}: {limit}" for device, found in limits.items() for limit in found],
         "not shown": [f"{what}: {reason}" for what, reason in absent.items()],

@@ -11,7 +11,6 @@ The registry commits what is staged. After that, `declarations` and `probes` ask
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ from needle_core.op import OPS, Kernel
 from needle_core.plugins import hookspecs, registry
 from needle_core.plugins.declarations import Declarations, Probe
 from needle_core.plugins.hookspecs import API
+from needle_core.plugins.isolation import isolated
 from needle_core.plugins.manifest import Plugin
 from needle_core.plugins.registrar import Registrar
 
@@ -43,24 +43,18 @@ class Activation:
 
     def run(self, opened_backends: Iterable[str]) -> None:
         """Import, check, call the hooks, and compare with the promises; raises whatever the plugin raises."""
-        path, entries = sys.path, list(sys.path)
-        try:
-            target = _load(self.plugin)
-            self.phase = "check"
-            _check_api(target, self.plugin.distribution)
-            self._hooks = _checked_hooks(target)
-            self._call("needle_register_backends")
-            self._call("needle_register_ops")
-            for backend in opened_backends:
-                self.call_kernels(backend)
-            self._call("needle_register_optimizers")
-            self.phase = "promises"
-            for group, came in self.staged.items():
-                _compare(group, set(came), set(self.plugin.offers.get(group, ())))
-        except BaseException:
-            sys.path = path
-            path[:] = entries
-            raise
+        target = self.plugin.load()
+        self.phase = "check"
+        _check_api(target, self.plugin.distribution)
+        self._hooks = _checked_hooks(target)
+        self._call("needle_register_backends")
+        self._call("needle_register_ops")
+        for backend in opened_backends:
+            self.call_kernels(backend)
+        self._call("needle_register_optimizers")
+        self.phase = "promises"
+        for group, came in self.staged.items():
+            _compare(group, set(came), set(self.plugin.offers.get(group, ())))
 
     def call_kernels(self, backend: str) -> None:
         """Take the plugin's kernels for `backend`."""
@@ -92,7 +86,8 @@ class Activation:
         """Call a hook for checkers; its failure is raised, and leaves the plugin as active as it was."""
         registrar = Registrar()
         try:
-            self._call(hook, registrar)
+            with isolated(self.plugin):
+                self._call(hook, registrar)
         except KeyboardInterrupt:
             raise
         except BaseException as cause:
@@ -113,18 +108,6 @@ class Activation:
         if junk:
             raise PluginError(f"the hook returned {junk[0]!r}; hooks register and return nothing")
         return kernels
-
-
-def _load(plugin: Plugin) -> object:
-    """Import what the entry point names; on failure the plugin's own modules are taken out of sys.modules again."""
-    known = set(sys.modules)
-    try:
-        return plugin.load()
-    except BaseException:
-        for name in set(sys.modules) - known:
-            if name.partition(".")[0] == plugin.package:
-                del sys.modules[name]
-        raise
 
 
 def _check_api(target: object, distribution: str) -> None:
