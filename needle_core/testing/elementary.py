@@ -79,4 +79,4 @@ _declare("hypot", _hypot, [
 ], gradient=COMPLEX, result=floats, refusals=APART)  # fmt: skip
 _declare("logaddexp", np.logaddexp, [
     *binary(ANY), at([1000, -1000, 0, 50], [1000, -1001, 1000, -50]),
-], gradient=DIFFERENCES, result=floats, refusals=APART)  # fmt: skip
+], gradient=DIFFERENCES, result=floats, terms=2, refusals=APART)  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import DtypeError, ShapeError
-from needle_core.testing.reduce import over
+from needle_core.testing.reduce import FROM_ZERO, over
 from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
@@ -38,7 +38,7 @@ declare("matmul", np.matmul, [
     sample(real(0, 2), real(2, 3)),
     sample(real(0), real(0)), sample(real(0, 2, 3), real(3, 1)), sample(real(1, 1), real(1, 1)), sample(real(0, 3), real(3)),
     sample(real(1, 2, 3), real(3, 3, 2)), sample(real(2, 0), real(0)),
-], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, large=[
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, either_zero=FROM_ZERO, large=[
     sample(real(2**16 + 1, 2, 3), real(3, 2)), sample(real(2, 2**17 + 3), real(2**17 + 3, 2)),
     sample(real(2**16 + 3, 2), real(2, 3)),
 ], refusals=[
@@ -50,7 +50,7 @@ declare("matmul", np.matmul, [
 declare("linear", lambda x, weight, bias: x @ weight + bias, [
     sample(real(3), real(3, 2), real(2)), sample(real(4, 3), real(3, 2), real(2)), sample(real(2, 2, 3), real(3, 4), real(4)),
     sample(real(0, 3), real(3, 2), real(2)), sample(real(2, 0), real(0, 3), real(3)), sample(real(2, 3), real(3, 0), real(0)),
-], gradient=COMPLEX, dtypes=NUMBERS, rounds=2, refusals=[
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=2, either_zero=FROM_ZERO, refusals=[
     refuses(ShapeError, "", real(2, 3), real(4, 2), real(2)), refuses(ShapeError, "", real(2, 3), real(3, 2), real(3)),
     refuses(ShapeError, "", real(2, 3), real(3), real(3)),
 ])  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import ArgumentError, BoundsError, ShapeError
+from needle_core.testing.reduce import FROM_ZERO
 from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
@@ -57,7 +58,8 @@ _CLASSES = [
 declare("cross_entropy", _reduced(_losses), [
     *(sample(real(*x), index(*labels, low=-x[-1], below=x[-1]), **how) for x, labels in _ROWS for how in HOW),
     sample(real(0, 3), index(0, below=3), reduction="sum"), sample(real(0, 3), index(0, below=3), reduction="none"),
-], gradient=COMPLEX, result=floats, rounds=8, terms=2, refusals=_CLASSES)  # fmt: skip
+], gradient=COMPLEX, result=floats, rounds=8, terms=2, refusals=_CLASSES,
+   either_zero="of log 1, the sign is a matter of form")  # fmt: skip
 declare("cross_entropy_grad", _cross_entropy_grad, [
     sample(real(*(labels if "none" in how.values() else ())), real(*x), index(*labels, low=-x[-1], below=x[-1]), **how)
     for x, labels in _ROWS[:3] for how in HOW
@@ -71,12 +73,18 @@ _APART = [
     sample(real(*s.inputs[0].shape, low=1, high=3), real(*s.inputs[1].shape, low=-3, high=0.5), **s.attrs) for s in _PAIRS
 ]
 declare(
-    "mse_loss", _reduced(lambda x, t: (x - t) * (x - t)), [*_PAIRS, *_NONE], gradient=COMPLEX, result=floats, refusals=_DIFFER
+    "mse_loss",
+    _reduced(lambda x, t: (x - t) * (x - t)),
+    [*_PAIRS, *_NONE],
+    gradient=COMPLEX,
+    result=floats,
+    refusals=_DIFFER,
+    either_zero=FROM_ZERO,
 )
 declare(
     "l1_loss", _reduced(lambda x, t: np.abs(x - t)), [*_APART, *_NONE], gradient=DIFFERENCES, result=floats, refusals=_DIFFER,
-    kinks=[kink([1.0, -2.0], [1.0, -2.0], gives=[[0.0, 0.0], [0.0, 0.0]], reduction="sum")],
+    either_zero=FROM_ZERO, kinks=[kink([1.0, -2.0], [1.0, -2.0], gives=[[0.0, 0.0], [0.0, 0.0]], reduction="sum")],
 )  # fmt: skip
 declare("bce_with_logits", _reduced(lambda x, t: t * np.log1p(np.exp(-x)) + (1 - t) * np.log1p(np.exp(x))), [*_PAIRS, *_NONE],
-        gradient=COMPLEX, result=floats, rounds=8, refusals=_DIFFER,
+        gradient=COMPLEX, result=floats, rounds=8, refusals=_DIFFER, either_zero=FROM_ZERO,
         lax="of 0 * inf and inf - inf, each form has its own")  # fmt: skip

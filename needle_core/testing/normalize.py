@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import ShapeError
+from needle_core.testing.reduce import FROM_ZERO
 from needle_core.testing.samples import COMPLEX, Array, Sample, declare, floats, real, refuses, sample
 
 
@@ -67,7 +68,8 @@ _INFINITE = "where inf is the greatest, inf - inf is nan"
 declare("softmax", _softmax, _SOFT, gradient=COMPLEX, result=floats, rounds=8, lax=_INFINITE, refusals=_AXIS)
 declare("softmax_grad", _softmax_grad, [sample(real(*s.inputs[0].shape), *s.inputs, **s.attrs) for s in _SOFT],
 gradient=COMPLEX,
-        result=floats, rounds=8, refusals=[refuses(ShapeError, "out of range", real(2), real(2), axis=1)])  # fmt: skip
+        result=floats, rounds=8, either_zero=FROM_ZERO,
+        refusals=[refuses(ShapeError, "out of range", real(2), real(2), axis=1)])  # fmt: skip
 declare(
     "log_softmax",
     lambda x, **a: np.log(_softmax(x, **a)),
@@ -88,7 +90,7 @@ for _name, _forward, _backward, _shapes in (
     ("layer_norm", _layer_norm, _layer_norm_grad, _LAYERS), ("batch_norm", _batch_norm, _batch_norm_grad, _BATCHES),
 ):  # fmt: skip
     declare(_name, _forward, [sample(real(*x), real(*w), real(*w), **a) for x, w in _shapes for a in ({}, {"eps": 0.1})],
-            gradient=COMPLEX, result=floats, rounds=16, refusals=_WRONG)  # fmt: skip
+            gradient=COMPLEX, result=floats, rounds=16, either_zero=FROM_ZERO, refusals=_WRONG)  # fmt: skip
     declare(_name + "_grad", _backward, [sample(real(*x), real(*x), real(*w), **a) for x,
     w in _shapes for a in ({}, {"eps": 0.1})],
-            gradient=COMPLEX, result=floats, rounds=16)  # fmt: skip
+            gradient=COMPLEX, result=floats, rounds=16, terms=8, either_zero=FROM_ZERO)  # fmt: skip

@@ -73,7 +73,9 @@ _MANY = [
     sample(real(2, 2**16 + 3), axis=1),
     sample(real(2**16 + 3, 2), axis=0),
 ]
-declare("sum", over(np.sum), reduced(ANY), gradient=COMPLEX, result=sums, rounds=1, large=_MANY, refusals=AXIS)
+FROM_ZERO = "a sum may begin with 0.0"
+declare("sum", over(np.sum), reduced(ANY), gradient=COMPLEX, result=sums, rounds=1, large=_MANY, refusals=AXIS,
+        either_zero=FROM_ZERO)  # fmt: skip
 declare("prod", over(np.prod), reduced(NONZERO), gradient=COMPLEX, result=sums, refusals=AXIS)
 declare("max", over(np.max), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, large=_MANY,
         refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 3.0, 3.0], gives=[[0.0, 0.5, 0.5]])],
@@ -82,7 +84,7 @@ declare("min", over(np.min), reduced(APART, empty=False), gradient=DIFFERENCES, 
         refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 1.0, 3.0], gives=[[0.5, 0.5, 0.0]])],
         either_zero="0.0 and -0.0 are equal")  # fmt: skip
 declare("mean", over(lambda x, **a: x.sum(**a) / (x.size // max(x.sum(a["axis"]).size, 1))), reduced(ANY, empty=False),
-        gradient=COMPLEX, result=floats, refusals=AXIS)  # fmt: skip
+        gradient=COMPLEX, result=floats, refusals=AXIS, either_zero=FROM_ZERO)  # fmt: skip
 declare("var", over(_var), [
     *reduced(ANY, empty=False), sample(real(4, 3), axis=0, correction=1), sample(real(3, 4), correction=2, keepdims=True),
     sample(real(2, 3), axis=1, correction=0.5),
@@ -117,6 +119,7 @@ declare(
     rounds=1,
     large=[sample(real(2**17 + 3))],
     refusals=_NEEDS_AXIS,
+    either_zero=FROM_ZERO,
 )
 declare("cumprod", _running(np.cumprod), _RUNNING, gradient=COMPLEX, result=sums, refusals=_NEEDS_AXIS,
         aliases="of one element it is the same value")  # fmt: skip

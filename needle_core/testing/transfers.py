@@ -110,7 +110,7 @@ def check_transfer(shape: Shape, dtype: str, view: str, seed: int = 0) -> None:
 
 def check_from_dlpack(shape: Shape, dtype: str, seed: int = 0) -> None:
     """An array lent by DLPack, with strides, is taken as it lies in memory, bit for bit."""
-    array = drawn(tuple(2 * n for n in shape), dtype, seed)[(slice(None, None, 2),) * len(shape)].T
+    array = drawn(tuple(2 * n for n in shape), dtype, seed)[(..., *[slice(None, None, 2)] * len(shape))].T
     _compare_bits(f"backend/dlpack/{shape}/{dtype}/in", ndl.from_dlpack(array), array.copy())
 
 
