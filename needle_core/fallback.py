@@ -101,7 +101,7 @@ def _summarize() -> None:
     print(f"needle: {len(_counts)} {'op' if len(_counts) == 1 else 'ops'} ran on the host:", file=sys.stderr)
     for (op, backend), trips in sorted(_counts.items(), key=lambda item: -item[1].bytes):
         times = "once" if trips.calls == 1 else f"{trips.calls} times"
-        print(f"  {op} of {backend}, {times}, {trips.bytes / 1e6:.3g} MB there and back", file=sys.stderr)
+        print(f"  {op} of {backend}, {times}, {trips.bytes:,} bytes there and back", file=sys.stderr)
 
 
 def _hosts() -> Iterator[Backend]:

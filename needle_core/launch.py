@@ -139,7 +139,8 @@ def fail(op: Op[..., Any], cause: Exception, args: tuple[Any, ...]) -> NoReturn:
     elif isinstance(cause, MemoryError):
         error = KernelError(f"out of memory: {cause}")
     else:
-        error = KernelError(f"the kernel raised {type(cause).__name__}: {cause}".removesuffix(": "))
+        summary = f"the kernel raised {type(cause).__name__}: {cause}".removesuffix(": ")
+        error = KernelError(summary, details=op.blame(args))
     raise error.located(op.name, op.describe(args)) from cause
 
 

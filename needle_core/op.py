@@ -124,7 +124,7 @@ class Op(Generic[P, R]):
             dtypes = self._weak[kinds]
             args = tuple([a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(args, dtypes, strict=True)])
             return self(*args, **attrs)
-        if len(args) == 1 and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
+        if len(args) == 1 and self.operands and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
             args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
             if all(isinstance(a, Tensor) for a in args):
                 return self(*args, **attrs)
@@ -155,14 +155,14 @@ class Op(Generic[P, R]):
         try:
             shape, dtype = y.spec.device.backend.describe(y.buffer)
         except Exception as cause:
-            raise self._returned(brief(y.buffer), y.spec) from cause
+            raise self._returned(brief(y.buffer), y) from cause
         if shape != y.spec.shape or dtype != y.spec.dtype:
-            raise self._returned(f"{dtype}{list(shape)}", y.spec)
+            raise self._returned(f"{dtype}{list(shape)}", y)
 
-    def _returned(self, found: str, expected: Spec) -> KernelError:
+    def _returned(self, found: str, y: Tensor) -> KernelError:
         """The error for what a kernel returned; what was remembered of the op is forgotten, so that it is looked at again."""
         self.forget()
-        details = {"expected": expected, **self.blame(expected.device.backend.name)}
+        details = {"expected": y.spec, **self.blame((y,))}
         return KernelError(f"{self.name}: the kernel returned {found}", details=details)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
@@ -264,12 +264,13 @@ class Op(Generic[P, R]):
             names = [*fixed, *(f"{rest}[{i}]" for i in range(len(args) - len(fixed)))]
         return {name: a.spec if isinstance(a, Tensor) else brief(a) for name, a in zip(names, args, strict=False)}
 
-    def blame(self, backend: str) -> dict[str, object]:
-        """Whose kernel runs on `backend`, as an error shows it."""
+    def blame(self, args: tuple[Any, ...]) -> dict[str, object]:
+        """Whose kernel runs on the device of these tensors, as an error shows it."""
         from needle_core.plugins import registry
 
-        maker = registry.maker_of_kernel(self.name, backend)
-        return {"kernel": f"of {maker}; `needle conform {backend}` checks it"} if maker else {}
+        backend = next((a.spec.device.backend.name for a in args if isinstance(a, Tensor)), None)
+        maker = registry.maker_of_kernel(self.name, backend) if backend is not None else None
+        return {"kernel": f"of {maker}; `needle conform {maker.distribution}` checks it"} if maker is not None else {}
 
     # -- gradients ------------------------------------------------------------------------------------------------------
 

@@ -90,11 +90,11 @@ class TensorOp(Op[..., Any]):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result
 
-    def blame(self, backend: str) -> dict[str, object]:
+    def blame(self, args: tuple[Any, ...]) -> dict[str, object]:
         from needle_core.plugins import registry
 
         maker = registry.maker_of(type(self).__module__)
-        return {"op": f"of {maker}"} if maker else {}
+        return {"op": f"of {maker}; `needle conform {maker.distribution}` checks it"} if maker is not None else {}
 
     def pullback(
         self, g: Any, y: Any, inputs: tuple[Tensor, ...], attrs: Mapping[str, Any], needed: list[bool]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.devices import fallback
 from tests.plugin_fixtures import Site, of, site
 
 HERE = ndl.default_device()
+MAKER = "needle-core" if str(HERE).startswith("loopback") else f"needle-{HERE}-backend"
 BACKEND = HERE.backend.name
 
 __all__ = ["fallback", "site"]
@@ -145,7 +147,8 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
     "KernelError": (
         lambda: Tensor([2]) ** -1,
         "pow: the kernel raised ValueError: Integers to negative integer powers are not allowed.\n"
-        f"  a: int64[1] on {HERE}\n  b: int64[] on {HERE}",
+        f"  a: int64[1] on {HERE}\n  b: int64[] on {HERE}\n"
+        f"  kernel: of {MAKER} {version(MAKER)}; `needle conform {MAKER}` checks it",
     ),
     "StateError": (
         lambda: nn.Linear(2, 3).load_state_dict({"weight": Tensor([1.0]), "extra": Tensor([1.0])}),

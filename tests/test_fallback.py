@@ -228,8 +228,8 @@ def test_summary_is_shown_when_the_process_ends(sparse: ndl.Device, site: Site) 
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
         "needle: 2 ops ran on the host:\n"
-        "  sqrt of sparse, 2 times, 8 MB there and back\n"
-        "  sum of sparse, once, 2 MB there and back\n"
+        "  sqrt of sparse, 2 times, 8,000,000 bytes there and back\n"
+        "  sum of sparse, once, 2,000,004 bytes there and back\n"
     )
 
 

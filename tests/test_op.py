@@ -252,6 +252,11 @@ def test_variadic_op_after_a_fixed_operand() -> None:
     assert totalled(Tensor(1.0), Tensor(2.0), Tensor(4.0), skip=1).item() == 5
 
 
+def test_operand_too_many_for_an_op_without_any_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="iota: "):
+        ndl.iota(X, n=3, device=X.device)  # type: ignore[call-arg]
+
+
 # -- what is remembered -----------------------------------------------------------------------------------------------------
 
 

@@ -131,18 +131,18 @@ def activate_home(op: Op[..., Any]) -> None:
                     find("ops", op.name)  # in a conflict its kernels are not taken, and this says so
 
 
-def maker_of(module: str) -> str | None:
-    """The active plugin that `module` belongs to, with its version; for errors of what plugins made."""
+def maker_of(module: str) -> Plugin | None:
+    """The active plugin that `module` belongs to."""
     with lock:
-        return next((str(p) for p in _memory.active if p.package == module.partition(".")[0]), None)
+        return next((plugin for plugin in _memory.active if plugin.package == module.partition(".")[0]), None)
 
 
-def maker_of_kernel(op: str, backend: str) -> str | None:
-    """The active plugin that brought the kernel for `op` on `backend`, with its version."""
+def maker_of_kernel(op: str, backend: str) -> Plugin | None:
+    """The active plugin that brought the kernel for `op` on `backend`."""
     with lock:
         extra = [p for p, activation in _memory.active.items() if op in activation.kernels.get(backend, ())]
         own = [p for p, activation in _memory.active.items() if backend in activation.staged["backends"]]
-        return next((str(plugin) for plugin in (*extra, *own)), None)
+        return next(iter(extra + own), None)
 
 
 def kernels(backend: str) -> dict[str, Callable[..., Any]]:
