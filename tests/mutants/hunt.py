@@ -33,24 +33,24 @@ def optimizer_cases() -> dict[str, OptimizerCase]:
     return {name: case for a in registry.activated("optimizers") for name, case in a.declarations().optimizers.items()}
 
 
-def checks_of(subjects: Iterable[str], seed: int, *, quick: bool) -> Iterator[Check]:
-    """The checks of ops and optimizers by name, of "backend" and of "modules"."""
+def checks_of(subjects: Iterable[str]) -> Iterator[Check]:
+    """All checks of ops and optimizers by name, of "backend" and of "modules"."""
     for subject in subjects:
         if subject == "backend":
-            yield from checks_of_backend(seed, quick=quick)
+            yield from checks_of_backend()
         elif subject == "modules":
-            yield from checks_of_modules(seed, quick=quick)
+            yield from checks_of_modules()
         elif subject in CASES:
-            yield from checks_of_op(CASES[subject], seed, quick=quick)
+            yield from checks_of_op(CASES[subject])
         else:
-            yield from checks_of_optimizer(optimizer_cases()[subject], seed, quick=quick)
+            yield from checks_of_optimizer(optimizer_cases()[subject])
 
 
-def caught(mutant: Mutant, *, quick: bool) -> Catch | None:
+def caught(mutant: Mutant) -> Catch | None:
     """Plant the bug and run the checks until one fails that passes on honest code; None if none does."""
     start = time.perf_counter()
     with on(mutant.device):
-        rest = enumerate(checks_of(mutant.subjects, 0, quick=quick), 1)
+        rest = enumerate(checks_of(mutant.subjects), 1)
         while True:
             with mutant.plant():
                 hit = next(((number, check, f) for number, check in rest if (f := failure_of(check)) is not None), None)
