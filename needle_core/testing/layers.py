@@ -29,13 +29,15 @@ class Layer:
 
 
 def _activation(kind: type[nn.Module], op: str, **options: Any) -> Layer:
-    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    return Layer(kind.__name__, text, lambda dtype: kind(**options), _of_op(op, **options), (BENT,))
+    return Layer(kind.__name__, _text(options), lambda dtype: kind(**options), _of_op(op, **options), (BENT,))
 
 
 def _loss(kind: type[nn.Module], op: str, *inputs: Input, **options: Any) -> Layer:
-    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    return Layer(kind.__name__, text, lambda dtype: kind(**options), _of_op(op, **options), inputs)
+    return Layer(kind.__name__, _text(options), lambda dtype: kind(**options), _of_op(op, **options), inputs)
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items()) or "defaults"
 
 
 def _of_op(op: str, **attrs: Any) -> Callable[..., Array]:
@@ -58,8 +60,8 @@ LAYERS: Final = (
           lambda s, x: x @ s["weight"], (real(2, 3),)),
     Layer("Embedding", "5, 3", lambda d: nn.Embedding(5, 3, dtype=d),
           lambda s, x: s["weight"][x], (index(2, 3, low=-5, below=5),)),
-    Layer("Flatten", "", lambda d: nn.Flatten(), lambda s, x: x.reshape(2, 12), (real(2, 3, 4),)),
-    Layer("Identity", "", lambda d: nn.Identity(), lambda s, x: x, (real(2, 3),)),
+    Layer("Flatten", "defaults", lambda d: nn.Flatten(), lambda s, x: x.reshape(2, 12), (real(2, 3, 4),)),
+    Layer("Identity", "defaults", lambda d: nn.Identity(), lambda s, x: x, (real(2, 3),)),
     Layer("BatchNorm1d", "4", lambda d: nn.BatchNorm1d(4, dtype=d),
           lambda s, x: CASES["batch_norm"].reference(x, s["weight"], s["bias"]), (real(5, 4),)),
     Layer("BatchNorm1d", "4, in evaluation", lambda d: nn.BatchNorm1d(4, dtype=d).eval(),

@@ -43,12 +43,13 @@ def checks_of_modules(seed: int = 0, *, quick: bool = False) -> Iterator[Check]:
     The dtypes are float32, and float64 unless `quick`.
     """
     for layer in LAYERS:
+        size = Sample(layer.inputs).size
         for dtype in DTYPES_OF_LAYERS[: 1 if quick else None]:
             place = f"{layer.name}/layer/{layer.text}/{dtype}"
-            yield Check(place, partial(_check_forward, place, layer, seed, dtype))
+            yield Check(place, partial(_check_forward, place, layer, seed, dtype), size)
         for kind, body in {"layer gradient": _check_gradient, "state": _check_state}.items():
             place = f"{layer.name}/{kind}/{layer.text}"
-            yield Check(place, partial(body, place, layer, seed))
+            yield Check(place, partial(body, place, layer, seed), size)
     for kind, common in COMMON.items():
         place = f"modules/{kind}"
         yield Check(place, partial(common, place, seed))
