@@ -80,7 +80,7 @@ def test_failures_are_told_smallest_first_with_the_line_that_repeats_them(confor
     assert first.startswith("failed: twice/forward/(3)/")
     assert "like it)" in first
     repeat = next(line for line in lines if "--case 'twice/forward/(3)/" in line)
-    assert repeat.endswith("--seed 4 --quick")
+    assert repeat.endswith("--seed 4 --quick --device numpy")
     assert lines[-1].split(" checks failed")[0].split(" of ") == [cells(result)["all"][2], cells(result)["all"][0]]
 
 

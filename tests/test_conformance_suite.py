@@ -103,6 +103,12 @@ def test_a_primitive_is_checked_where_it_has_a_kernel(site: Site) -> None:
     assert made.absent == {"double on loopback:0": "the backend has no kernel for this primitive"}
 
 
+def test_a_primitive_without_any_kernel_fails(site: Site) -> None:
+    source = PRIMITIVE.replace("twice", "double").replace('"numpy"', '"none"').replace("double", "triple")
+    install(site, source + CASE.replace("twice", "triple"), name="triple")
+    assert failed(report("triple")) == {"triple/count/none": "no installed backend has a kernel for this primitive"}
+
+
 def test_ids_are_unique_and_the_twice_in_every_process_and_for_every_seed(site: Site) -> None:
     install(site, TWICE + CASE)
     ids = [planned.id for planned in suite("twice").checks]
@@ -136,7 +142,7 @@ def test_a_wrong_op_fails_with_the_line_that_repeats_it(site: Site) -> None:
     assert not done.ok
     first = done.failures()[0]
     assert first.first.planned.check.size == 3
-    assert first.repeat == f"needle conform twice --case '{first.first.planned.id}' --seed 0"
+    assert first.repeat == f"needle conform twice --case '{first.first.planned.id}' --seed 0 --device numpy"
 
 
 def test_the_pytest_form_raises_what_fails(site: Site) -> None:
@@ -168,18 +174,18 @@ def test_five_lines_of_pytest_prove_a_plugin(site: Site, tmp_path: Path) -> None
 
 def test_an_op_without_a_case_fails(site: Site) -> None:
     install(site, TWICE)
-    assert failed(report(device="numpy")).keys() == {"twice/count/case on numpy"}
+    assert failed(report(device="numpy")).keys() == {"twice/count/none on numpy"}
 
 
 def test_an_optimizer_without_a_case_fails(site: Site) -> None:
     install(site, OPTIMIZER, "optimizers", "Still")
-    assert "Still/count/case on numpy" in failed(report("Still", quick=True, device="numpy"))
+    assert "Still/count/none on numpy" in failed(report("Still", quick=True, device="numpy"))
 
 
 def test_an_op_of_the_core_without_a_case_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(CASES, "exp")
     made = suite("numpy", quick=True)
-    assert [p.id for p in made.checks if p.subject == "exp"] == ["exp/count/case"]
+    assert [p.id for p in made.checks if p.subject == "exp"] == ["exp/count/none"]
 
 
 def test_fewer_checks_than_promised_fail(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +238,42 @@ def test_an_expected_failure_past_its_date_fails(site: Site) -> None:
 
 def test_a_pattern_that_fits_no_check_fails(site: Site) -> None:
     install(site, TWICE + CASE + EXPECT.format(pattern="some/*", until="2999-12-31"))
-    assert failed(report(device="numpy")) == {
+    assert failed(report()) == {
         "expectations/pattern/some/*": "no check has an id like that; its failure was expected because it is known"
     }
+
+
+@pytest.mark.parametrize("options", [{"quick": True}, {"device": "numpy"}], ids=str)
+def test_a_pattern_may_fit_no_check_of_a_part(site: Site, options: dict[str, Any]) -> None:
+    expected = EXPECT.format(pattern="twice/forward/(3)/float16/flipped on loopback:1", until="2999-12-31")
+    install(site, TWICE + CASE + expected)
+    assert report(**options).ok
+
+
+def test_a_pattern_for_a_device_that_is_not_there_may_fit_nothing(site: Site) -> None:
+    site.install("needle-shut-backend", {"backends": {"shut": "needle_shut_backend"}}, HEAD + "raise OSError('no driver')")
+    install(site, TWICE + CASE + EXPECT.format(pattern="twice/* on shut", until="2999-12-31"))
+    assert report().ok
+
+
+def test_a_declared_roundoff_widens_the_bounds(site: Site) -> None:
+    coarse = TWICE.replace("x + x", "(x + x) * (1 + 1e-4)") + CASE.replace("exact=True, ", "")
+    install(site, coarse)
+    assert "twice/forward/(3)/float32/contiguous on numpy" in failed(report(device="numpy"))
+
+
+def test_a_declared_roundoff_is_applied(site: Site) -> None:
+    coarse = TWICE.replace("x + x", "(x + x) * (1 + 1e-4)") + CASE.replace("exact=True, ", "")
+    install(site, coarse + '    registrar.roundoff("twice", "float32", 2.0**-12, "fast")\n')
+    wrong = failed(report(device="numpy"))
+    assert "twice/forward/(3)/float32/contiguous on numpy" not in wrong
+    assert "twice/forward/(3)/float64/contiguous on numpy" in wrong
+
+
+def test_without_the_loopback_device_optimizers_are_checked_on_the_default(site: Site) -> None:
+    code = "from needle_core.testing.suite import suite; made = suite('Adam'); print(made.devices, *made.absent)"
+    told = site.python(code, NEEDLE_PLUGINS="numpy,optimizers")
+    assert told.stdout == "['numpy'] loopback\n", told.stderr
 
 
 # -- names --------------------------------------------------------------------------------------------------------------------

@@ -8,15 +8,18 @@ A plugin's own tests take five lines:
     @pytest.mark.parametrize("check", checks("extra_ops"), ids=str)
     def test_conformance(check): check()
 
-    samples       the language of declarations: samples, references, refusals
-    FAMILY        what is declared of the core's ops, one module for each family
-    check         the checks of ops and backends
-    optimizers    the language and the checks of optimizers
-    modules       the checks of modules
-    suite         all checks of one plugin; running and counting them
-    evidence      the results of former runs
-    usage         which ops a program uses
-    loopback      a device that behaves like an accelerator on any machine
+    samples        the language in which an op is declared: samples, references, refusals
+    trajectories   the language in which an optimizer is declared
+    FAMILY         what is declared of the core's ops, one module for each family; layers, of the layers
+    check          which checks an op gets; bounds, values, memory, gradients and refusals hold them
+    transfers      the checks of a backend apart from its ops
+    optimizers     the checks of an optimizer
+    modules        the checks of modules
+    suite          all checks of one plugin, on its devices
+    report         running and counting them
+    evidence       the results of former runs
+    usage          which ops a program uses
+    loopback       a device that behaves like an accelerator on any machine
 
 Importing this package imports none of them, because the loopback device stands here.
 """

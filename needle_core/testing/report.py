@@ -93,8 +93,9 @@ class Report:
 
     def repeat(self, result: Result) -> str:
         """The command that runs one check again."""
-        quick = " --quick" if self.suite.quick else ""
-        return f"needle conform {self.suite.name} --case {shlex.quote(result.planned.id)} --seed {self.suite.seed}{quick}"
+        suite = self.suite
+        options = " --quick" * suite.quick + (f" --device {suite.device}" if suite.device else "")
+        return f"needle conform {suite.name} --case {shlex.quote(result.planned.id)} --seed {suite.seed}{options}"
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""

@@ -84,6 +84,8 @@ class Suite:
     promised: Counter[str] = field(default_factory=Counter)
     limits: list[Limit] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
+    device: str | None = None
+    """The only one, if it was asked for."""
 
     @property
     def devices(self) -> list[str]:
@@ -114,9 +116,9 @@ def suite(name: str, seed: int = 0, *, quick: bool = False, device: str | None =
         raise ArgumentError(f"NEEDLE_FALLBACK={policy} would let the host pass the checks", hint="`unset NEEDLE_FALLBACK`")
     activations = _activated(name)
     plugin = activations[0].plugin
-    made = Suite(name, plugin.distribution, plugin.version, seed, quick)
+    made = Suite(name, plugin.distribution, plugin.version, seed, quick, device=device)
     for activation in activations:
-        _Planner(made, activation, device).plan()
+        _Planner(made, activation).plan()
     if not made.checks:
         if device:
             raise ArgumentError(f"{name}: there is nothing to check on {device}", details=made.absent)
@@ -167,8 +169,8 @@ def core_ops() -> list[Op[..., object]]:
 class _Planner:
     """Adds the checks of one activated plugin to a suite."""
 
-    def __init__(self, made: Suite, activation: Activation, device: str | None) -> None:
-        self.made, self.activation, self.device = made, activation, device
+    def __init__(self, made: Suite, activation: Activation) -> None:
+        self.made, self.activation = made, activation
         self.declared: Declarations = activation.declarations()
         made.limits.extend(self.declared.limits)
 
@@ -179,31 +181,32 @@ class _Planner:
                 registry.find(group, name)  # raises if another plugin claims it too
         for name in sorted(staged["backends"]):
             if self._wanted(name):
-                self._backend(find_device(self.device or name))
+                self._backend(find_device(self.made.device or name))
         for backend in sorted({entry.partition(".")[0] for entry in self.activation.plugin.offers.get("kernels", ())}):
             if self._wanted(backend):
-                self._kernels(find_device(self.device or backend))
+                self._kernels(find_device(self.made.device or backend))
         if staged["ops"]:
-            for device in self._devices():
-                self._ops(device)
+            self._ops(self._opened(registry.names("backends")))
         if staged["optimizers"]:
-            self._optimizers()
-        self._expectations(self.made.checks[first:])
+            self._optimizers(self._opened([default_device().name, *([] if self.made.quick else ["loopback"])]))
+        if self.made.device is None and not self.made.quick:
+            self._patterns(self.made.checks[first:])
 
     def _wanted(self, backend: str) -> bool:
-        return self.device is None or self.device.partition(":")[0] == backend
+        return self.made.device is None or self.made.device.partition(":")[0] == backend
 
-    def _devices(self) -> list[Device]:
-        """The device asked for, or the first of every installed backend that opens."""
-        if self.device:
-            return [find_device(self.device)]
-        found = []
-        for name in registry.names("backends"):
+    def _opened(self, names: Iterable[str]) -> list[Device]:
+        """The device asked for, or those of these `names` that can be opened."""
+        if self.made.device:
+            return [find_device(self.made.device)]
+        found: dict[str, Device] = {}
+        for name in names:
             try:
-                found.append(find_device(name))
+                device = find_device(name)
+                found[device.name] = device
             except (DeviceUnavailableError, PluginError) as reason:
                 self.made.absent[name] = reason.summary
-        return found
+        return list(found.values())
 
     # -- what is checked --------------------------------------------------------------------------------------------------
 
@@ -225,16 +228,21 @@ class _Planner:
                 case = next((c for c in owners if c is not None), None)
             self._op(find_op(name), case, device)
 
-    def _ops(self, device: Device) -> None:
-        for name, op in sorted(self.activation.staged["ops"].items()):
-            if support(op, device) == "missing":
-                self.made.absent[f"{name} on {device}"] = "the backend has no kernel for this primitive"
-            else:
-                self._op(op, self.declared.cases.get(name), device, f" on {device}")
+    def _ops(self, devices: Iterable[Device]) -> None:
+        homeless = set(self.activation.staged["ops"])
+        for device in devices:
+            for name, op in sorted(self.activation.staged["ops"].items()):
+                if support(op, device) == "missing":
+                    self.made.absent[f"{name} on {device}"] = "the backend has no kernel for this primitive"
+                else:
+                    homeless.discard(name)
+                    self._op(op, self.declared.cases.get(name), device, f" on {device}")
+        for name in sorted(homeless):
+            self._missing(name, default_device(), "", "no installed backend has a kernel for this primitive")
 
     def _op(self, op: Op[..., object], case: Case | None, device: Device, place: str = "") -> None:
         if case is None:
-            self._missing(op.name, device, place)
+            self._missing(op.name, device, place, "there is no case: registrar.case in needle_conformance declares one")
             return
         rounding = {limit.dtype: limit.u for limit in self.declared.limits if limit.op == op.name}
         case = replace(case, roundoff={**case.roundoff, **rounding})
@@ -242,17 +250,17 @@ class _Planner:
         promised = partial(check.promised_by_op, case, quick=quick)
         self._add(op.name, device, partial(check.checks_of_op, case, seed, quick=quick), promised, place)
 
-    def _optimizers(self) -> None:
-        names = {d.name: d for d in (default_device(), *([] if self.made.quick else [find_device("loopback")]))}
-        for device in [find_device(self.device)] if self.device else names.values():
+    def _optimizers(self, devices: Iterable[Device]) -> None:
+        seed, quick = self.made.seed, self.made.quick
+        for device in devices:
             for name in sorted(self.activation.staged["optimizers"]):
                 case, place = self.declared.optimizers.get(name), f" on {device}"
                 if case is None:
-                    self._missing(name, device, place)
-                    continue
-                seed, quick = self.made.seed, self.made.quick
-                promised = partial(optimizers.promised_by_optimizer, case, quick=quick)
-                self._add(name, device, partial(optimizers.checks_of_optimizer, case, seed, quick=quick), promised, place)
+                    reason = "there is no case: registrar.optimizer_case in needle_conformance declares one"
+                    self._missing(name, device, place, reason)
+                else:
+                    promised = partial(optimizers.promised_by_optimizer, case, quick=quick)
+                    self._add(name, device, partial(optimizers.checks_of_optimizer, case, seed, quick=quick), promised, place)
 
     # -- how it is counted ------------------------------------------------------------------------------------------------
 
@@ -280,17 +288,19 @@ class _Planner:
             self._plan(c, device, place)
         self.made.promised.update(promised + Counter(count=1))
 
-    def _missing(self, name: str, device: Device, place: str) -> None:
-        self._plan(Check(f"{name}/count/case", _check_case), device, place)
+    def _missing(self, name: str, device: Device, place: str, reason: str) -> None:
+        """Plan a check that fails for `reason`, in place of those that cannot be made."""
+        self._plan(Check(f"{name}/count/none", partial(_fail, reason)), device, place)
         self.made.promised["count"] += 1
 
-    def _expectations(self, planned: list[Planned]) -> None:
-        """A check for each pattern of expected failures: that there is something it fits."""
+    def _patterns(self, planned: list[Planned]) -> None:
+        """Plan a check for each pattern of expected failures: that there is something it fits."""
         for expected in self.declared.expected:
-            hits = sum(p.expectation is expected for p in planned)
-            c = Check(f"expectations/pattern/{expected.pattern}", partial(_check_pattern, expected, hits))
-            self.made.checks.append(Planned(c, c.id, planned[0].device, None))
-            self.made.promised["pattern"] += 1
+            if planned and not any(f" on {device}" in expected.pattern for device in self.made.absent):
+                hits = sum(p.expectation is expected for p in planned)
+                c = Check(f"expectations/pattern/{expected.pattern}", partial(_check_pattern, expected, hits))
+                self.made.checks.append(Planned(c, c.id, planned[0].device, None))
+                self.made.promised["pattern"] += 1
 
     def _plan(self, c: Check, device: Device, place: str) -> None:
         known = next((e for e in self.declared.expected if e.covers(c.id) or e.covers(c.id + place)), None)
@@ -303,8 +313,8 @@ def _core_case(name: str) -> Case | None:
     return CASES.get(name)
 
 
-def _check_case() -> None:
-    raise MismatchError("there is no case: registrar.case, or optimizer_case, in needle_conformance declares one")
+def _fail(reason: str) -> None:
+    raise MismatchError(reason)
 
 
 def _check_count(came: Counter[str], promised: Counter[str], trouble: Exception | None) -> None:
