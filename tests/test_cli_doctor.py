@@ -112,7 +112,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ward.optimizer("Crashing", "import ctypes\nctypes.string_at(0)")
     ward.optimizer("Quitting", update="__import__('os')._exit(0)")
     ward.optimizer("Still", update="p * 1.0")
-    ward.optimizer("Loud", "print('hello')\nimport os; os.write(2, b'native'); os.environ['OMP_NUM_THREADS'] = '3'")
+    ward.optimizer(
+        "Loud",
+        "print('hello')\nimport os; os.write(2, b'native'); os.environ['OMP_NUM_THREADS'] = '3'",
+        "print('step') or p * 0.9",
+    )
     ward.optimizer("Probed", after=PROBES)
     ward.optimizer("Blocked", "raise RuntimeError('it was imported')")
     ward.optimizer("Twice")
@@ -125,7 +129,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ward.device("two")
     ward.device("wrong", result="np.asarray(buffer * 1.5)")
     ward.device("absent", opening="raise OSError('no driver')")
-    status, out = ward.doctor("--json", NEEDLE_PLUGINS="-Blocked", NEEDLE_PLUGIN="numpy", NEEDLE_TRACEBACK="maybe")
+    status, out = ward.doctor("--json", NEEDLE_PLUGINS="-Blocked", NEEDLE_PLUGIN="numpy", NEEDLE_FALLBACK="maybe")
     result: dict[str, Any] = json.loads(out)
     assert (status, result["ok"]) == (1, False)
     return result
@@ -223,10 +227,11 @@ def test_own_probes_are_asked(told: dict[str, Any]) -> None:
 
 
 def test_what_is_printed_and_changed_is_a_warning(told: dict[str, Any]) -> None:
-    assert set(findings(told, "needle-loud")) == {
-        ("warning", "import", "printed 'hello\\nnative'"),
+    assert findings(told, "needle-loud") == [
         ("warning", "import", "the environment variables: OMP_NUM_THREADS was added"),
-    }
+        ("warning", "import", "printed 'hello\\nnative'"),
+        ("warning", "optimizer Loud", "printed 'step'"),
+    ]
     assert plugin(told, "needle-loud")["state"] == "warnings"
 
 
@@ -323,7 +328,7 @@ def test_variables_that_are_wrong_are_pointed_out(told: dict[str, Any]) -> None:
     near = f"nobody reads NEEDLE_PLUGIN; did you mean NEEDLE_PLUGINS ({environment.VARIABLES['NEEDLE_PLUGINS']})?"
     assert found == [
         ("warning", near, "unset NEEDLE_PLUGIN"),
-        ("error", "NEEDLE_TRACEBACK=maybe is neither true nor false", "unset NEEDLE_TRACEBACK"),
+        ("error", "NEEDLE_FALLBACK=maybe is none of error, warn, allow", "unset NEEDLE_FALLBACK"),
     ]
 
 

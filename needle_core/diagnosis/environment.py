@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import distributions, version
 from typing import Final
 
 from needle_core.diagnosis.examination import Finding
 from needle_core.errors import NeedleError
-from needle_core.plugins.environment import flag
+from needle_core.fallback import POLICIES
+from needle_core.plugins.environment import choice, flag
 from needle_core.plugins.metadata import canonical
 
 VARIABLES: Final = {
@@ -24,6 +25,13 @@ VARIABLES: Final = {
     "NEEDLE_STRICT": "1: load all plugins at once, and raise what is wrong",
     "NEEDLE_TRACEBACK": "1: errors of the command line with their tracebacks",
 }
+
+_CHECKED: Final[dict[str, Callable[[str], object]]] = {
+    "NEEDLE_FALLBACK": lambda name: choice(name, POLICIES),
+    "NEEDLE_STRICT": flag,
+    "NEEDLE_TRACEBACK": flag,
+}
+"""Those with a value that may be invalid on its own, and how they are read."""
 
 
 def facts() -> dict[str, str]:
@@ -42,16 +50,16 @@ def variables() -> dict[str, str]:
 
 
 def wrong_variables() -> Iterator[Finding]:
-    """Variables that nobody reads, and flags that are neither true nor false."""
+    """Variables that nobody reads, and values that nobody understands."""
     for name in variables():
         if name not in VARIABLES:
             near = get_close_matches(name, VARIABLES, n=1, cutoff=0.0)[0]
             yield Finding(
                 "warning", "environment", f"nobody reads {name}; did you mean {near} ({VARIABLES[near]})?", f"unset {name}"
             )
-    for name in ("NEEDLE_STRICT", "NEEDLE_TRACEBACK"):
+    for name, read in _CHECKED.items():
         try:
-            flag(name)
+            read(name)
         except NeedleError as error:
             yield Finding("error", "environment", error.summary, f"unset {name}")
 

@@ -115,3 +115,5 @@ def _put_down(result: Examination, process: Process, remedy: str | None) -> None
     if fault := process.fault():
         phase, text, trace = fault
         result.findings.append(Finding("error", phase, text, remedy, trace))
+    order = [phase for phase, _ in process.told]
+    result.findings.sort(key=lambda finding: order.index(finding.phase) if finding.phase in order else len(order))
