@@ -121,6 +121,13 @@ class Optimizer(ABC):
                 old.buffer = buffer
         except NeedleError as error:
             raise error.located(type(self).__name__, {}) from error.__cause__
+        except Exception as error:
+            from needle_core.plugins import registry
+
+            name = type(self).__name__
+            if maker := registry.maker_of(type(self).__module__):
+                error.add_note(f"{name} of {maker} raised this; no parameter was changed; `needle conform {name}` checks it")
+            raise
         finally:
             mode.grad = recording
 

@@ -448,7 +448,6 @@ def test_kernel_of_a_broken_plugin_is_left_out_and_the_op_is_as_before(host: Sit
     assert works()
 
 
-@pytest.mark.xfail(reason="Optimizer.step does not name the plugin yet")
 def test_optimizer_that_raises_in_the_middle_of_a_step_changes_nothing(host: Site) -> None:
     update = "assert p.shape != (2,), 'boom'\n        return p - g * hyper.lr, state"
     promises = of("needle_culprit", group="optimizers", name="Culprit")
@@ -457,14 +456,14 @@ def test_optimizer_that_raises_in_the_middle_of_a_step_changes_nothing(host: Sit
     culprit = ndl.optim.Culprit(params, lr=1.0)
     for p in params:
         ndl.sum(p).backward()
-    saved = json.dumps(ndl.tree.map(lambda t: t.tolist(), culprit.state_dict()))
+    saved = str(culprit.state_dict())
     with pytest.raises(AssertionError, match="boom") as caught:
         culprit.step()
     assert caught.value.__notes__ == [
         "Culprit of needle-culprit 2.1 raised this; no parameter was changed; `needle conform Culprit` checks it"
     ]
     assert [p.tolist() for p in params] == [[1], [2, 3], [4]]
-    assert json.dumps(ndl.tree.map(lambda t: t.tolist(), culprit.state_dict())) == saved
+    assert str(culprit.state_dict()) == saved
     assert works()
 
 

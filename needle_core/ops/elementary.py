@@ -9,7 +9,7 @@ import math
 
 from needle_core.doors import broadcasted_floating, broadcasted_number, floating
 from needle_core.op import composite, primitive
-from needle_core.ops.elementwise import abs, equal, less, logical_and, maximum, minimum, sign, where
+from needle_core.ops.elementwise import abs, equal, less, logical_and, logical_or, maximum, minimum, sign, where
 from needle_core.tensor import Operand, Tensor
 
 __all__ = [
@@ -248,10 +248,11 @@ atanh.vjp(lambda g, y, x: g / ((1 - x) * (1 + x)))
 
 @composite(broadcasted_floating)
 def hypot(a: Tensor, b: Tensor) -> Tensor:
-    """sqrt(a^2 + b^2) without overflow on the way."""
+    """sqrt(a^2 + b^2) without overflow on the way; infinite if a or b is, also beside nan."""
     large, small = maximum(abs(a), abs(b)), minimum(abs(a), abs(b))
     ratio = where(equal(small, large), where(equal(large, 0), 0, 1), small / where(equal(large, 0), 1, large))
-    return large * sqrt(1 + ratio * ratio)
+    infinite = logical_or(equal(abs(a), math.inf), equal(abs(b), math.inf))
+    return where(infinite, math.inf, large * sqrt(1 + ratio * ratio))
 
 
 hypot.vjp(lambda g, y, a, b: g * a / y, lambda g, y, a, b: g * b / y)

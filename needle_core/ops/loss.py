@@ -44,6 +44,8 @@ def _classified(x: Spec, labels: Spec, *, reduction: str = "mean") -> tuple[Spec
         raise ArgumentError(f"labels are integers, one for each row, not {labels.dtype}", hint="y.argmax(-1) of one-hot rows")
     if labels.shape != x.shape[:-1] or x.ndim < 1:
         raise ShapeError(f"labels need the shape {list(x.shape[:-1])} of the rows of scores, not {list(labels.shape)}")
+    if not x.shape[-1]:
+        raise ShapeError("there are no classes")
     how = _reduction(reduction)
     return x.like(shape=labels.shape if how == "none" else ()), {"reduction": how}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import needle_core as ndl
+from needle_core.errors import ShapeError
 
 
 def test_cross_entropy_of_large_scores_does_not_overflow() -> None:
@@ -70,3 +71,8 @@ def test_l1_gradient_is_zero_where_equal() -> None:
     ndl.l1_loss(x, ndl.Tensor([1.0, 1.0, 1.0]), reduction="sum").backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0, 1, -1]
+
+
+def test_scores_of_no_classes_are_refused() -> None:
+    with pytest.raises(ShapeError, match="there are no classes"):
+        ndl.cross_entropy(ndl.zeros((2, 0)), ndl.Tensor([0, 0]))
