@@ -42,7 +42,7 @@ from needle_numpy_backend import create, elementary, elementwise, index, linalg,
 
 class Device(Backend):
     name = "{name}"
-    kernels = (create, elementary, elementwise, index, linalg, reduce, shape)
+    kernels = {kernels}
     def __init__(self): {opening}
     def devices(self): return ["{name}:0", "{name}:1"]
     def from_numpy(self, array, device): return array
@@ -84,9 +84,15 @@ class Ward(Site):
         source = f"{before}\n{OPTIMIZER.format(name=name, update=update)}\n{after}"
         self.install(f"needle-{name.lower()}", {"optimizers": {name: f"needle_{name.lower()}"}}, source)
 
-    def device(self, name: str, opening: str = "pass", result: str = "buffer") -> None:
+    def device(
+        self,
+        name: str,
+        opening: str = "pass",
+        result: str = "buffer",
+        kernels: str = "(create, elementary, elementwise, index, linalg, reduce, shape)",
+    ) -> None:
         """Install a backend with two devices."""
-        source = BACKEND.format(name=name, opening=opening, result=result)
+        source = BACKEND.format(name=name, opening=opening, result=result, kernels=kernels)
         self.install(f"needle-{name}", {"backends": {name: f"needle_{name}"}}, source)
 
     def doctor(self, *args: str, **environment: str) -> tuple[int, str]:
@@ -128,8 +134,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ward.install("needle-kernels", {"kernels": {"numpy.exp": "needle_kernels"}}, KERNELS)
     ward.device("two")
     ward.device("wrong", result="np.asarray(buffer * 1.5)")
+    ward.device("lacking", kernels="(create, elementary, elementwise, index, reduce, shape)")
     ward.device("absent", opening="raise OSError('no driver')")
-    status, out = ward.doctor("--json", NEEDLE_PLUGINS="-Blocked", NEEDLE_PLUGIN="numpy", NEEDLE_FALLBACK="maybe")
+    status, out = ward.doctor(
+        "--json", NEEDLE_PLUGINS="-Blocked", NEEDLE_PLUGIN="numpy", NEEDLE_STRICT="maybe", NEEDLE_FALLBACK="allow"
+    )
     result: dict[str, Any] = json.loads(out)
     assert (status, result["ok"]) == (1, False)
     return result
@@ -194,6 +203,12 @@ def test_wrong_result_is_an_error_on_each_device(told: dict[str, Any]) -> None:
     found = findings(told, "needle-wrong")
     assert [(level, phase) for level, phase, _ in found] == [("error", "device wrong:0"), ("error", "device wrong:1")]
     assert [text for *_, text in found] == ["a loss is 86.0625, and should be 57.375"] * 2
+
+
+def test_op_that_the_host_computes_is_a_warning(told: dict[str, Any]) -> None:
+    text = "there is no kernel for matmul: the host computed it, as NEEDLE_FALLBACK allows"
+    assert findings(told, "needle-lacking") == [("warning", "device lacking:1", text)]
+    assert plugin(told, "needle-lacking")["devices"] == ["lacking:0", "lacking:1"]
 
 
 def test_device_that_is_not_at_hand_is_a_warning(told: dict[str, Any]) -> None:
@@ -328,8 +343,20 @@ def test_variables_that_are_wrong_are_pointed_out(told: dict[str, Any]) -> None:
     near = f"nobody reads NEEDLE_PLUGIN; did you mean NEEDLE_PLUGINS ({environment.VARIABLES['NEEDLE_PLUGINS']})?"
     assert found == [
         ("warning", near, "unset NEEDLE_PLUGIN"),
-        ("error", "NEEDLE_FALLBACK=maybe is none of error, warn, allow", "unset NEEDLE_FALLBACK"),
+        ("error", "NEEDLE_STRICT=maybe is neither true nor false", "unset NEEDLE_STRICT"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("NEEDLE_FALLBACK", "NEEDLE_FALLBACK=maybe is none of error, warn, allow"),
+        ("NEEDLE_TRACEBACK", "NEEDLE_TRACEBACK=maybe is neither true nor false"),
+    ],
+)
+def test_value_that_nobody_understands_is_an_error(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "maybe")
+    assert (name, wrong) in [(f.command.removeprefix("unset "), f.text) for f in environment.wrong_variables() if f.command]
 
 
 def test_known_variables_are_those_that_the_sources_read() -> None:

@@ -48,13 +48,18 @@ def doctor(names: tuple[str, ...], as_json: bool, timeout: float) -> None:
         chosen = _chosen(manifest, names)
         default = find_default_device(timeout)
         about += default.findings
-        plugins = [examine(group, manifest, default.default.get("name", ""), timeout) for group in chosen]
+        device = default.default.get("name", "")
+        plugins = [examine(group, manifest, device, timeout) for group in chosen]  # one by one, for their times are taken
     if as_json:
         click.echo(json.dumps(_as_dict(default, about, plugins), indent=2))
     else:
         _show(default, about, plugins)
-    if any(finding.level == "error" for finding in about) or any(plugin.state == "broken" for plugin in plugins):
+    if _is_broken(about, plugins):
         sys.exit(1)
+
+
+def _is_broken(about: list[Finding], plugins: list[Examination]) -> bool:
+    return any(finding.level == "error" for finding in about) or any(plugin.state == "broken" for plugin in plugins)
 
 
 def _chosen(manifest: Manifest, names: tuple[str, ...]) -> list[list[Plugin]]:
@@ -68,7 +73,7 @@ def _chosen(manifest: Manifest, names: tuple[str, ...]) -> list[list[Plugin]]:
 
 def _as_dict(default: Examination, about: list[Finding], plugins: list[Examination]) -> dict[str, Any]:
     return {
-        "ok": not any(f.level == "error" for f in about) and not any(plugin.state == "broken" for plugin in plugins),
+        "ok": not _is_broken(about, plugins),
         "environment": {**environment.facts(), "variables": environment.variables()},
         "default_device": default.default or None,
         "findings": [asdict(finding) for finding in about],

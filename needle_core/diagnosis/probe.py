@@ -27,6 +27,7 @@ import needle_core as ndl
 from needle_core.backend import default_device_reason, open_backend
 from needle_core.diagnosis.common import Common, changes
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError, PluginError
+from needle_core.fallback import fallbacks
 from needle_core.plugins import activation, registry
 from needle_core.plugins.manifest import Manifest, Plugin
 
@@ -98,9 +99,8 @@ def examine(teller: Teller, plugins: list[Plugin], device: str) -> None:
         with suppress(_FailedError):
             _examine_backend(teller, name)
     for plugin in plugins:
-        for name in sorted(
-            {name.partition(".")[0] for name in plugin.offers.get("kernels", ())} & {*registry.names("backends")}
-        ):
+        backends = {entry.partition(".")[0] for entry in plugin.offers.get("kernels", ())}
+        for name in sorted(backends & {*registry.names("backends")}):
             with suppress(_FailedError):
                 teller.phase(f"kernels for {name}", partial(_open_with, plugin, name))
     for name in _offered(plugins, "optimizers"):
@@ -138,6 +138,8 @@ def _examine_backend(teller: Teller, backend: str) -> None:
         with suppress(_FailedError):
             teller.phase(f"device {device}", partial(_compute, device))
             teller.tell(device=device)
+    for op in sorted(op for op, name in fallbacks() if name == backend):
+        teller.tell(level="warning", text=f"there is no kernel for {op}: the host computed it, as NEEDLE_FALLBACK allows")
 
 
 def _compute(device: str) -> None:
