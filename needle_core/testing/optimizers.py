@@ -82,7 +82,6 @@ def _check_lr(place: str, case: OptimizerCase, setting: Setting, seed: int) -> N
     """A learning rate that is assigned between steps holds from the next one on, also after resuming."""
     values, rows = drawn(case, setting, seed, "float64")
     rates = [case.lr] * STOP + [case.lr / 4] * (STEPS - STOP)
-
     rest = iter(rates)
 
     class Assigning(Training):

@@ -7,8 +7,8 @@
         refusals=[({"momentum": 1.0}, ArgumentError, "momentum must be a number in [0, 1)")],
     )
 
-A parameter p may differ by e, a bound that is carried along with p and its
-state s, and grows at each step by what the step's rounding can do:
+A parameter p may differ from it by e, a bound that is carried along with p and its state s, and grows at each step by what the
+step's rounding can do:
 
     e_p := |dp'/dp| e_p + |dp'/ds| e_s + |dp'/dg| c u |g| + c u (|p'| + |p' - p|)
     e_s := |ds'/dp| e_p + |ds'/ds| e_s + |ds'/dg| c u |g| + c u |s'|
@@ -57,7 +57,7 @@ class OptimizerCase:
     state s, the number t of the step, from 1, and the learning rate lr to the next value and state, with the optimizer's own
     defaults for `hyper`.
     `init` gives the state before the first step; without it the formula begins with an empty one.
-    `settings` are hyperparameters to test; `refusals` are such that must raise, with which class and text.
+    `settings` are hyperparameters to test, other than `lr`; `refusals` are such that must raise, with which class and text.
     """
 
     name: str
