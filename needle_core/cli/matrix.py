@@ -221,11 +221,11 @@ def _print(
     absent: dict[str, str],
 ) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     colors = {"held": "green", "failed": "red", "missing": "red", "outdated": "yellow", "unchecked": "dim"}
-    table = Table("op", "family", "kind", *(d.name for d in devices), box=None, pad_edge=False)
+    table = Table(Column("op", no_wrap=True), "family", "kind", *(d.name for d in devices), box=None, pad_edge=False)
     if used is not None:
         table.add_column("used in")
     for op in ops:
