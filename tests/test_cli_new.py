@@ -151,16 +151,16 @@ def test_json_tells_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),
     [
-        ("op", "two words", "'two words' is no name for an op"),
-        ("op", "Upper", "'Upper' is no name for an op"),
-        ("op", "2nd", "'2nd' is no name for an op"),
-        ("op", "trailing_", "'trailing_' is no name for an op"),
-        ("op", "../escape", "'../escape' is no name for an op"),
-        ("op", "lambda", "'lambda' is no name for an op"),
-        ("op", "a" * 26, f"'{'a' * 26}' is no name for an op"),
-        ("backend", "class", "'class' is no name for a backend"),
-        ("optimizer", "lower", "'lower' is no name for an optimizer"),
-        ("optimizer", "None", "'None' is no name for an optimizer"),
+        ("op", "two words", "no op can be called 'two words'"),
+        ("op", "Upper", "no op can be called 'Upper'"),
+        ("op", "2nd", "no op can be called '2nd'"),
+        ("op", "trailing_", "no op can be called 'trailing_'"),
+        ("op", "../escape", "no op can be called '../escape'"),
+        ("op", "lambda", "no op can be called 'lambda'"),
+        ("op", "a" * 26, f"no op can be called '{'a' * 26}'"),
+        ("backend", "class", "no backend can be called 'class'"),
+        ("optimizer", "lower", "no optimizer can be called 'lower'"),
+        ("optimizer", "None", "no optimizer can be called 'None'"),
         ("op", "matmul", "the core has something called 'matmul': ndl.matmul"),
         ("op", "zeros", "the core has something called 'zeros': ndl.zeros"),
         ("op", "fused_add_scalars", "'fused_add_scalars' is taken by an installed plugin, needle-extra-ops"),
@@ -204,5 +204,6 @@ def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
         return write(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "write_text", full)
-    assert isinstance(new("op", "squared_relu", tmp_path).exception, OSError)
+    error = new("op", "squared_relu", tmp_path).exception
+    assert str(error) == f"{tmp_path / 'needle-squared-relu'} cannot be written: no space left on device"
     assert list(tmp_path.iterdir()) == []

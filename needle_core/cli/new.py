@@ -9,6 +9,7 @@ import ast
 import json
 import keyword
 import re
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Final
 import click
 
 import needle_core as ndl
-from needle_core.errors import ArgumentError
+from needle_core.errors import ArgumentError, NeedleError
 from needle_core.plugins.manifest import Manifest
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
@@ -104,14 +105,11 @@ def new(kind: str, name: str, directory: Path, as_json: bool) -> None:
     if folder.exists():
         raise ArgumentError(f"{folder} exists already", hint="--directory FOLDER puts the package elsewhere")
     texts = files(kind, words)
-    with TemporaryDirectory(dir=directory, prefix=".needle-new-") as scratch:  # so that all is written, or nothing
-        project = Path(scratch, folder.name)
-        for path, text in texts.items():
-            file = project / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-        project.rename(folder)
-    commands = [f"cd {folder}", 'pip install -e ".[test]"', f"needle conform {name}", "python -m pytest"]
+    try:
+        _write(folder, texts)
+    except OSError as cause:
+        raise NeedleError(f"{folder} cannot be written: {cause}") from cause
+    commands = [f"cd {shlex.quote(str(folder))}", 'pip install -e ".[test]"', f"needle conform {name}", "python -m pytest"]
     if as_json:
         told = {"kind": kind, **words, "folder": str(folder), "files": list(texts), "next": commands}
         click.echo(json.dumps(told, indent=2))
@@ -120,12 +118,23 @@ def new(kind: str, name: str, directory: Path, as_json: bool) -> None:
     click.echo("\n  ".join(["next:", *commands]))
 
 
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    """Write files into a new folder, all or none."""
+    with TemporaryDirectory(dir=folder.parent, prefix=".needle-new-") as scratch:
+        project = Path(scratch, folder.name)
+        for path, text in texts.items():
+            file = project / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        project.rename(folder)
+
+
 def words_of(kind: str, name: str) -> dict[str, str]:
     """What the templates are filled with. Raises ArgumentError for a name that is invalid or taken."""
     made = _KINDS[kind]
     if not re.fullmatch(made.names, name) or keyword.iskeyword(name) or len(name) > _LONGEST:
         hint = f"{made.written}, at most {_LONGEST} letters and digits, no keyword of Python"
-        raise ArgumentError(f"{name!r} is no name for an {kind}".replace("an b", "a b"), hint=hint)
+        raise ArgumentError(f"no {kind} can be called {name!r}", hint=hint)
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     distribution = made.distribution.format(snake.replace("_", "-"))
     package = distribution.replace("-", "_")
