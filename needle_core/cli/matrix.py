@@ -227,7 +227,7 @@ def _print(
     colors = {"held": "green", "failed": "red", "missing": "red", "outdated": "yellow", "unchecked": "dim"}
     table = Table(Column("op", no_wrap=True), "family", "kind", *(d.name for d in devices), box=None, pad_edge=False)
     if used is not None:
-        table.add_column("used in")
+        table.add_column("used in", overflow="fold")
     for op in ops:
         found = [cells[op.name, d.name] for d in devices]
         row = [op.name, op.family, "primitive" if op.is_primitive else "composite"]

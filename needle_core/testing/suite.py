@@ -11,6 +11,7 @@ pattern of expected failures that fits nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,10 @@ from needle_core.testing.samples import Case, Check, MismatchError
 
 @dataclass(frozen=True)
 class Planned:
-    """A check on its device. Called, it gives the reason of a failure that was expected, or None if all is well, or raises."""
+    """A check on its device, where a numerical warning is an error.
+
+    Called, it gives the reason of a failure that was expected, or None if all is well, or raises.
+    """
 
     check: Check
     id: str
@@ -45,7 +49,8 @@ class Planned:
     def __call__(self) -> str | None:
         known = self.expectation
         try:
-            with on(self.device):
+            with on(self.device), warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)
                 self.check()
         except Exception as failure:
             if known is None:
