@@ -52,7 +52,9 @@ def brief(value: object) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = " ".join(repr(value).split())
     text = text if len(text) <= 60 else text[:57] + "..."
-    return text if value is None or isinstance(value, int | float | complex | str) else f"{type(value).__name__} {text}"
+    kind = type(value).__name__
+    told = value is None or isinstance(value, int | float | complex | str) or text.startswith(f"{kind}(")
+    return text if told else f"{kind} {text}"
 
 
 def warn(message: str) -> None:

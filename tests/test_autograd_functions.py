@@ -104,7 +104,7 @@ def test_value_and_grad_carries_auxiliary_output() -> None:
             lambda: ndl.value_and_grad(lambda x: x * x, has_aux=True)(TWO),
             GradientError,
             "grad: with has_aux the function must return (value, aux)\n"
-            f"  returned: Tensor Tensor(4., float64[] on {HERE}, requires_grad=True)",
+            f"  returned: Tensor(4., float64[] on {HERE}, requires_grad=True)",
         ),
         (
             lambda: ndl.grad(product)(a=TWO, b=THREE),

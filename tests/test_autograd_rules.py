@@ -116,7 +116,7 @@ def test_rule_that_returns_something_else_is_named(
         (lambda g, y, a, b: 3, "3"),
         (
             lambda g, y, a, b: g,
-            f"Tensor Tensor([1., 1.], float64[2] on {HERE})",
+            f"Tensor([1., 1.], float64[2] on {HERE})",
         ),  # of two elements, as many as there are inputs
     ],
     ids=["too few", "too many", "number", "tensor"],
