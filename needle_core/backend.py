@@ -81,6 +81,7 @@ class Backend(ABC):
 
 
 _backends: dict[str, Backend] = {}  # opened
+_makers: dict[str, Plugin] = {}  # of these
 _devices: dict[str, Device] = {}  # by name, of opened backends
 _default: Device | None = None  # chosen by set_default_device, or found once
 _chosen = False
@@ -108,7 +109,7 @@ def open_backend(name: str) -> Backend:
         backend, names, kernels = _opened(name, plugin)
         kernels |= registry.kernels(name)
         register_kernels(name, kernels)
-        _backends[name] = backend
+        _backends[name], _makers[name] = backend, plugin
         _devices.update({device: Device(device, backend) for device in names})
         return backend
 
@@ -154,6 +155,11 @@ def public_functions(module: ModuleType) -> dict[str, Kernel]:
 def opened_backends() -> list[str]:
     """Names of the backends opened so far."""
     return list(_backends)
+
+
+def maker(backend: Backend) -> Plugin | None:
+    """The plugin that offers an opened backend."""
+    return _makers.get(backend.name)
 
 
 def device(like: DeviceLike) -> Device:

@@ -30,6 +30,20 @@ def test_importing_the_registry_imports_neither_pluggy_nor_metadata(site: Site) 
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def test_importing_the_core_reads_nothing_of_plugins(site: Site) -> None:
+    site.backend("wanted")
+    site.install("needle-broken", of("needle_broken", name="other"), "raise RuntimeError('boom')")
+    done = site.python(f"""
+        import sys
+        touched = []
+        sys.addaudithook(lambda event, args: touched.append(str(args[0])) if event in ("open", "import") else None)
+        import needle_core
+        ours = [path for path in touched if path.endswith(".dist-info") or path.startswith({str(site.folder)!r})]
+        print(ours, [name for name in sys.modules if "backend" in name and name != "needle_core.backend"])
+    """)
+    assert (done.stdout, done.stderr) == ("[] []\n", "")
+
+
 def test_hookimpl_comes_from_the_package(site: Site) -> None:
     from needle_core.plugins import hookimpl, hookspecs
 

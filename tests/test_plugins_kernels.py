@@ -143,3 +143,31 @@ def test_failing_kernels_for_an_open_backend_undo_the_whole_plugin(site: Site) -
     """)
     expected = "needle-own 1.0: needle_register_kernels for fancy: ZeroDivisionError: division by zero False\n"
     assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_calls_of_ops_ask_neither_pluggy_nor_the_registry(site: Site) -> None:
+    site.install("needle-own", of("needle_own", group="ops"), HEAD + OP.format(name="wanted"))
+    done = site.python("""
+        import sys
+        import needle_core as ndl
+        a, b = ndl.ones((2, 2)), ndl.ones((2, 2), dtype="float64")
+        a.requires_grad = True
+
+        def work():
+            y = ndl.sum(ndl.ops.wanted(ndl.add(a, b) * 2.0 @ a.T)[0])
+            y.backward()
+            return float(y)
+
+        first = work()
+        asked = set()
+
+        def profile(frame, event, argument):
+            if event == "call":
+                asked.add(frame.f_globals.get("__name__", ""))
+
+        sys.setprofile(profile)
+        second = work()
+        sys.setprofile(None)
+        print(first == second, "needle_core.launch" in asked, [m for m in asked if "pluggy" in m or "plugins" in m])
+    """)
+    assert (done.stdout, done.stderr) == ("True True []\n", "")

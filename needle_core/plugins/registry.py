@@ -138,11 +138,9 @@ def maker_of(module: str) -> Plugin | None:
 
 
 def maker_of_kernel(op: str, backend: str) -> Plugin | None:
-    """The active plugin that brought the kernel for `op` on `backend`."""
+    """The active plugin that brought a kernel for `op` to `backend`, if it is not the backend's own."""
     with lock:
-        extra = [p for p, activation in _memory.active.items() if op in activation.kernels.get(backend, ())]
-        own = [p for p, activation in _memory.active.items() if backend in activation.staged["backends"]]
-        return next(iter(extra + own), None)
+        return next((p for p, activation in _memory.active.items() if op in activation.kernels.get(backend, ())), None)
 
 
 def kernels(backend: str) -> dict[str, Callable[..., Any]]:
