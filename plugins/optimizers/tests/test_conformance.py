@@ -7,6 +7,6 @@ import pytest
 from needle_core.testing import Check, checks
 
 
-@pytest.mark.parametrize("check", checks("optimizers"), ids=str)
+@pytest.mark.parametrize("check", checks("optimizers", quick=True), ids=str)
 def test_conformance(check: Check) -> None:
     check()
