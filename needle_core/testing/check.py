@@ -89,14 +89,17 @@ def _dtypes(case: Case, sample: Sample, quick: bool) -> Sequence[str]:
     return [d for d in dtypes if d in QUICK_DTYPES] or dtypes[:1] if quick else dtypes
 
 
-def _main(case: Case) -> str:
+def _main(case: Case, sample: Sample) -> str:
     """The dtype to check in what does not depend on it."""
-    return "float32" if "float32" in case.dtypes else case.dtypes[0]
+    dtypes = case.dtypes_of(sample)
+    return "float32" if "float32" in dtypes else dtypes[0]
 
 
 def _layouts(sample: Sample, quick: bool) -> Sequence[str]:
-    names = [name for name in LAYOUTS if name != "contiguous"]
-    return [] if not sample.inputs else [n for n in names if n in QUICK_LAYOUTS] if quick else names
+    if not sample.inputs:
+        return []
+    names = QUICK_LAYOUTS if quick else [name for name in LAYOUTS if name != "contiguous"]
+    return [*names, *(["mixed"] if len(sample.inputs) > 1 else [])]
 
 
 def _reals(sample: Sample) -> int:
@@ -121,7 +124,7 @@ def _check(case: Case, kind: str, sample: object, *rest: str, run: Callable[[], 
 
 def _forward(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in case.samples:
-        places = [(d, "contiguous") for d in _dtypes(case, s, quick)] + [(_main(case), name) for name in _layouts(s, quick)]
+        places = [(d, "contiguous") for d in _dtypes(case, s, quick)] + [(_main(case, s), name) for name in _layouts(s, quick)]
         for dtype, layout in places:
             run = partial(check_forward, case, s, dtype, layout, seed=seed)
             yield _check(case, "forward", s, dtype, layout, run=run)
@@ -170,7 +173,7 @@ def _empty(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     widest, sizes = _sizes(case)
     for size in sizes:
         s = emptied(widest, size)
-        yield _check(case, "empty", s, f"for {size}", _main(case), run=partial(check_empty, case, s, _main(case), seed))
+        yield _check(case, "empty", s, f"for {size}", _main(case, s), run=partial(check_empty, case, s, _main(case, s), seed))
 
 
 def _empty_count(case: Case, quick: bool) -> int:
@@ -191,7 +194,7 @@ def _broadcast(case: Case, seed: int, quick: bool) -> Iterator[Check]:
 
 
 def _check_broadcast(case: Case, sample: Sample, seed: int) -> None:
-    check_forward(case, sample, _main(case), seed=seed)
+    check_forward(case, sample, _main(case, sample), seed=seed)
     if case.gradient:
         check_gradient(case, sample, seed)
 
@@ -208,7 +211,7 @@ def _pairs(case: Case, quick: bool) -> list[tuple[Shape, Shape]]:
 
 def _large(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in _many(case, quick):
-        dtype = _main(case) if case.exact or case.pointwise or "float64" not in case.dtypes else "float64"
+        dtype = _main(case, s) if case.exact or case.pointwise or "float64" not in case.dtypes else "float64"
         yield _check(case, "large", s, dtype, run=partial(check_large, case, s, dtype, seed))
 
 
@@ -251,7 +254,7 @@ def _scalars_count(case: Case, quick: bool) -> int:
 
 def _memory(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in case.samples:
-        dtype = _main(case)
+        dtype = _main(case, s)
         yield _check(case, "memory", s, dtype, run=partial(check_memory, case, s, dtype, seed))
 
 
@@ -260,7 +263,8 @@ def _memory_count(case: Case, quick: bool) -> int:
 
 
 def _repeat(case: Case, seed: int, quick: bool) -> Iterator[Check]:
-    s, dtype = _largest(case), _main(case)
+    s = _largest(case)
+    dtype = _main(case, s)
     yield _check(case, "repeat", s, dtype, run=partial(check_repeat, case, s, dtype, seed))
 
 

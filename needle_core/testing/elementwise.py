@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from needle_core.testing.samples import (
     FLOATING,
     Array,
     always,
+    at,
     binary,
     declare,
     floats,
@@ -97,10 +99,15 @@ _declare("where", np.where, [
     sample(mask(), real(), real()), sample(mask(3, 4), real(3, 4), real(3, 4)), sample(mask(3, 1), real(4), real()),
     sample(mask(), real(2, 3), real(3)), sample(mask(0, 2), real(2), real(1, 2)), sample(mask(2, 1, 3), real(4, 1), real()),
 ], gradient=COMPLEX, exact=True,
+    kinks=[kink([True, False], [math.inf, 1.0], [2.0, math.nan], gives=[None, [1.0, 0.0], [0.0, 1.0]])],
     refusals=[refuses(ShapeError, "shapes do not broadcast", mask(2), real(3), real())])  # fmt: skip
 
 # -- dtype ------------------------------------------------------------------------------------------------------------------
 
-_declare("astype", lambda x, dtype: np.copy(x), unary(ANY, dtype="float64"), gradient=COMPLEX, exact=True,
-         result=always("float64"),
-         refusals=[refuses(DtypeError, "no dtype 'complex64'", real(2), dtype="complex64")])  # fmt: skip
+_declare("astype", lambda x, dtype: x != 0 if dtype == "bool" else np.copy(x), [
+    *unary(ANY, dtype="float64"), at([0.1, -3.14159265, 1.00390625, 1e-40], dtype="bfloat16"),
+    at([0, -0.0, 0.5, 1.7, 2.5, 200.9], dtype="uint8"),
+    at([0, -0.7, 1.7, -1.7, 2.5, -3000.9], dtype="int64"), at([0, -0.0, 0.3, -2], dtype="bool"),
+    at([1e-3, 3.14159265, -1e5, 65519.9], dtype="float16"), at([0.1, -3.14159265], dtype="float32"),
+], gradient=COMPLEX, exact=True,
+    refusals=[refuses(DtypeError, "no dtype 'complex64'", real(2), dtype="complex64")])  # fmt: skip

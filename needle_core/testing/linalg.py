@@ -37,8 +37,8 @@ declare("matmul", np.matmul, [
     sample(real(2, 2, 3), real(3)), sample(real(3), real(2, 3, 2)), sample(real(2, 0), real(0, 3)),
     sample(real(0, 2), real(2, 3)),
     sample(real(0), real(0)), sample(real(0, 2, 3), real(3, 1)), sample(real(1, 1), real(1, 1)), sample(real(0, 3), real(3)),
-    sample(real(1, 2, 3), real(3, 3, 2)), sample(real(2, 0), real(0)),
-], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, either_zero=FROM_ZERO, large=[
+    sample(real(1, 2, 3), real(3, 3, 2)), sample(real(2, 0), real(0)), sample(real(200, low=0), real(200, low=0)),
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, accumulates=True, either_zero=FROM_ZERO, large=[
     sample(real(2**16 + 1, 2, 3), real(3, 2)), sample(real(2, 2**17 + 3), real(2**17 + 3, 2)),
     sample(real(2**16 + 3, 2), real(2, 3)),
 ], refusals=[

@@ -36,7 +36,7 @@ def check_memory(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
             guarded.look(place)
             if not case.aliases and any(map(guarded.lends_to, results)):
                 raise MismatchError(f"{place}: a result shares memory with an input, which is not declared")
-        runs.append([y.numpy().tobytes() for y in results])
+        runs.append(_bits(results))
     if runs[0] != runs[1]:
         raise MismatchError(f"{place}: the result depends on what was in memory before")
 
@@ -69,26 +69,35 @@ def _leave(poison: int, sizes: Iterable[int]) -> None:
 
 
 def check_repeat(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
-    """The same bits three times, and from two threads at once."""
+    """The same bits every time, also while other threads compute with other values; and results stay as they are."""
     place = f"{case.name}/repeat/{sample}/{dtype}"
-    tensors = [ndl.Tensor(rounded(x, DTYPES[dtype])) for x in sample.draw(case.name, seed)]
+    given = [[ndl.Tensor(rounded(x, DTYPES[dtype])) for x in sample.draw(case.name, values)] for values in (seed, seed + 1)]
 
-    def bits() -> list[bytes]:
-        return [y.numpy().tobytes() for y in outputs(OPS[case.name](*tensors, **sample.arguments))]
+    def run(which: int) -> list[ndl.Tensor]:
+        return outputs(OPS[case.name](*given[which], **sample.arguments))
 
-    first = bits()
-    for which, runs in (("a second time", [bits(), bits()]), ("in several threads", at_once(bits))):
-        if any(run != first for run in runs):
-            raise MismatchError(f"{place}: {which} the result is another")
+    kept = [run(0), run(1)]
+    expected = [_bits(ys) for ys in kept]
+    if [_bits(run(0)), _bits(run(1))] != expected:
+        raise MismatchError(f"{place}: a second time the result is another")
+    if any(bits != expected[which] for which, found in enumerate(at_once(lambda i: [_bits(run(i)) for _ in range(8)], 2))
+           for bits in found):  # fmt: skip
+        raise MismatchError(f"{place}: while another thread computes, the result is another")
+    if [_bits(ys) for ys in kept] != expected:
+        raise MismatchError(f"{place}: a result changed when the op was called again")
 
 
-def at_once(f: Callable[[], Any], threads: int = 2) -> Sequence[Any]:
-    """What `f` gives in several threads that begin together."""
+def _bits(ys: Iterable[ndl.Tensor]) -> list[bytes]:
+    return [y.numpy().tobytes() for y in ys]
+
+
+def at_once(f: Callable[[int], Any], threads: int) -> Sequence[Any]:
+    """What `f(0)`, `f(1)`, ... give in as many threads, which begin together."""
     start = threading.Barrier(threads)
 
-    def run(_: int) -> Any:
+    def run(i: int) -> Any:
         start.wait()
-        return f()
+        return f(i)
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, range(threads)))

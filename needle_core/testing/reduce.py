@@ -14,6 +14,7 @@ from needle_core.testing.samples import (
     Array,
     Reference,
     always,
+    at,
     declare,
     floats,
     kink,
@@ -22,6 +23,7 @@ from needle_core.testing.samples import (
     refuses,
     sample,
     sums,
+    whole,
 )
 
 ANY, APART, NONZERO = real(), real(distinct=True), real(kinks=(0.0,))
@@ -53,7 +55,7 @@ def _var(x: Array, axis: Any, keepdims: bool, correction: float = 0) -> Array:
 
 
 def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
-    top = x.real.max(axis=axis, keepdims=True, initial=-50)  # a constant, so that the logarithm of one term is exact
+    top = x.real.max(axis=axis, keepdims=True, initial=-np.inf)  # a constant, so that the logarithm of one term is exact
     top = np.where(np.isinf(top), 0, top)
     total = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
     return np.asarray(total if keepdims else total.squeeze(axis))
@@ -73,18 +75,22 @@ _MANY = [
     sample(real(2, 2**16 + 3), axis=1),
     sample(real(2**16 + 3, 2), axis=0),
 ]
+_WHOLE = (2**24 + 1, 1, 2**53 + 1)  # more than float32, and in the end than float64, can hold
 FROM_ZERO = "a sum may begin with 0.0"
-declare("sum", over(np.sum), reduced(ANY), gradient=COMPLEX, result=sums, rounds=1, large=_MANY, refusals=AXIS,
-        either_zero=FROM_ZERO)  # fmt: skip
-declare("prod", over(np.prod), reduced(NONZERO), gradient=COMPLEX, result=sums, refusals=AXIS)
+declare("sum", over(np.sum), [*reduced(ANY), sample(real(300, low=0)), whole(_WHOLE)], gradient=COMPLEX, result=sums, rounds=1,
+        accumulates=True, large=_MANY, refusals=AXIS, either_zero=FROM_ZERO)  # fmt: skip
+declare("prod", over(np.prod), reduced(NONZERO), gradient=COMPLEX, result=sums, refusals=AXIS, kinks=[
+    kink([0.0, 2.0, 3.0], gives=[[6.0, 0.0, 0.0]]), kink([0.0, 2.0, 0.0], gives=[[0.0, 0.0, 0.0]]),
+])  # fmt: skip
 declare("max", over(np.max), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, large=_MANY,
         refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 3.0, 3.0], gives=[[0.0, 0.5, 0.5]])],
         either_zero="0.0 and -0.0 are equal")  # fmt: skip
 declare("min", over(np.min), reduced(APART, empty=False), gradient=DIFFERENCES, exact=True, large=_MANY,
         refusals=[*AXIS, *EMPTY], kinks=[kink([1.0, 1.0, 3.0], gives=[[0.5, 0.5, 0.0]])],
         either_zero="0.0 and -0.0 are equal")  # fmt: skip
-declare("mean", over(lambda x, **a: x.sum(**a) / (x.size // max(x.sum(a["axis"]).size, 1))), reduced(ANY, empty=False),
-        gradient=COMPLEX, result=floats, refusals=AXIS, either_zero=FROM_ZERO)  # fmt: skip
+declare("mean", over(lambda x, **a: x.sum(**a) / (x.size // max(x.sum(a["axis"]).size, 1))), [
+    *reduced(ANY, empty=False), sample(real(300, low=0)),
+], gradient=COMPLEX, result=floats, accumulates=True, refusals=AXIS, either_zero=FROM_ZERO)  # fmt: skip
 declare("var", over(_var), [
     *reduced(ANY, empty=False), sample(real(4, 3), axis=0, correction=1), sample(real(3, 4), correction=2, keepdims=True),
     sample(real(2, 3), axis=1, correction=0.5),
@@ -93,7 +99,22 @@ declare("std", over(lambda x, **a: np.sqrt(_var(x, **a))), [
     sample(real(5)), sample(real(3, 4), axis=0), sample(real(3, 4), axis=-1, keepdims=True), sample(real(2, 3, 4), axes=(0, 2)),
     sample(real(4, 3), axis=0, correction=1), sample(real(0, 3), axis=1),
 ], gradient=COMPLEX, result=floats, rounds=8, refusals=AXIS)  # fmt: skip
-declare("logsumexp", over(_logsumexp), reduced(ANY), gradient=COMPLEX, result=floats, rounds=8, terms=2, refusals=AXIS)
+declare(
+    "logsumexp",
+    over(_logsumexp),
+    [
+        *reduced(ANY),
+        at([-np.inf, -np.inf]),
+        at([1000, 1001, -1000]),
+        at([-1000, -1001]),
+        at([np.inf, 1]),
+    ],
+    gradient=COMPLEX,
+    result=floats,
+    rounds=8,
+    terms=2,
+    refusals=AXIS,
+)
 declare("all", over(np.all), reduced(real(low=-1, high=2)), result=always("bool"), refusals=AXIS)
 declare("any", over(np.any), reduced(real(low=-0.6, high=0.6)), result=always("bool"), refusals=AXIS)
 declare("count_nonzero", lambda x, axis=None, axes=None, keepdims=False: np.count_nonzero(
@@ -113,10 +134,11 @@ _NEEDS_AXIS = [refuses(ArgumentError, "needs an axis", real(2, 3)), refuses(Shap
 declare(
     "cumsum",
     _running(np.cumsum),
-    _RUNNING,
+    [*_RUNNING, sample(real(300, low=0)), whole(_WHOLE)],
     gradient=COMPLEX,
     result=sums,
     rounds=1,
+    accumulates=True,
     large=[sample(real(2**17 + 3))],
     refusals=_NEEDS_AXIS,
     either_zero=FROM_ZERO,

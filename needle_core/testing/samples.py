@@ -133,6 +133,11 @@ def at(*columns: Sequence[float], **attrs: Any) -> Sample:
     return Sample(tuple(Input((len(c),), values=tuple(map(float, c))) for c in columns), attrs, smooth=False)
 
 
+def whole(*columns: Sequence[int], **attrs: Any) -> Sample:
+    """A sample of these very integers, in int64, which floating numbers may not hold."""
+    return Sample(tuple(Input((len(c),), values=tuple(c)) for c in columns), attrs, smooth=False)
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A call that must raise `error`, in a message that begins with the op's name, has `text` in it and shows the operands."""
@@ -148,18 +153,18 @@ def refuses(error: type[NeedleError], text: str, *inputs: Input, **attrs: Any) -
 
 @dataclass(frozen=True)
 class Kink:
-    """The gradients agreed on where there is no derivative: of `inputs`, for cotangents of ones."""
+    """The gradients at places where formulas fail or agreement is needed: of `inputs`, for cotangents of ones."""
 
     inputs: tuple[Sequence[float], ...]
-    gradients: tuple[Sequence[float], ...]
+    gradients: tuple[Sequence[float] | None, ...]
     attrs: Mapping[str, Any]
 
     def __str__(self) -> str:
         return " ".join([*(str(list(x)) for x in self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())])
 
 
-def kink(*inputs: Sequence[float], gives: Sequence[Sequence[float]], **attrs: Any) -> Kink:
-    """At these values of the inputs, the gradients are those that it `gives`, one sequence for each input."""
+def kink(*inputs: Sequence[float], gives: Sequence[Sequence[float] | None], **attrs: Any) -> Kink:
+    """At these values of the inputs, the gradients are those that it `gives`, one sequence for each input; None for a mask."""
     return Kink(inputs, tuple(gives), attrs)
 
 
@@ -207,9 +212,9 @@ class Case:
     `exact` says that there is no rounding at all. `roundoff` gives a unit roundoff by dtype where it is not the dtype's own.
 
     `pointwise`: each element of the result depends only on the elements at the same place of inputs that are broadcast.
-    `large` are samples with more elements than 16 bits can count. `kinks` are the gradients where there is no derivative.
-    What does not hold is declared with its reason: `either_zero` why the sign of a zero is left open, `lax` why results of
-    infinities are, `aliases` why the result may share memory with an operand.
+    `accumulates`: half precision is added up in float32. `large` are samples with more elements than 16 bits can count.
+    `kinks` are gradients at places of note. What does not hold is declared with its reason: `either_zero` why the sign of a
+    zero is left open, `lax` why results of infinities are, `aliases` why the result may share memory with an operand.
     """
 
     name: str
@@ -224,6 +229,7 @@ class Case:
     exact: bool = False
     roundoff: Mapping[str, float] = field(default_factory=dict)
     pointwise: bool = False
+    accumulates: bool = False
     large: Sequence[Sample] = ()
     kinks: Sequence[Kink] = ()
     either_zero: str = ""
@@ -232,7 +238,10 @@ class Case:
 
     def dtypes_of(self, sample: Sample) -> Sequence[str]:
         """The dtypes to test a sample in: all, or those that can hold its numbers."""
-        return self.dtypes if sample.smooth else [d for d in self.dtypes if d in FLOATING]
+        if sample.smooth:
+            return self.dtypes
+        whole = all(isinstance(v, int) for i in sample.inputs for v in i.values)
+        return ["int64"] if whole else [d for d in self.dtypes if d in FLOATING]
 
 
 CASES: Final[dict[str, Case]] = {}

@@ -33,6 +33,8 @@ from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.samples import COMPLEX, Array, Case, Input, MismatchError, Sample
 
 SPECIAL: Final = (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, np.inf, -np.inf, np.nan)
+MIXED: Final = ("repeated", "contiguous", "transposed")
+"""The layouts of the first, second and third input."""
 PLANTED: Final = (np.nan, np.inf, -np.inf, -0.0)
 
 
@@ -41,7 +43,13 @@ def check_forward(
 ) -> None:
     """Values, shapes and dtypes of the results; inputs unchanged. With `body`, of a composite's body instead of its kernel."""
     place = f"{case.name}/{'body' if body else 'forward'}/{sample}/{dtype}/{layout}"
-    tensors = [LAYOUTS[layout](rounded(x, DTYPES[dtype])) for x in sample.draw(case.name, seed)]
+    names = (
+        [layout] * len(sample.inputs)
+        if layout != "mixed"
+        else list(itertools.islice(itertools.cycle(MIXED), len(sample.inputs)))
+    )
+    drawn = [rounded(x, DTYPES[dtype]) for x in sample.draw(case.name, seed)]
+    tensors = [LAYOUTS[name](x) for name, x in zip(names, drawn, strict=True)]
     before = [np.array(t.numpy()) for t in tensors]
     op = OPS[case.name]
     results = outputs((op.run_body if body else op)(*tensors, **sample.arguments))
@@ -49,17 +57,17 @@ def check_forward(
         raise MismatchError(f"{place}: an input was written")
     expected = expect(case, sample, before, dtype)
     arrays = [x.astype(np.float64) if i.kind == "real" else x for x, i in zip(before, sample.inputs, strict=True)]
-    for y, reference, d, bound in _paired(place, results, expected, case, dtype, bounds(case, sample, arrays, expected, dtype)):
+    allowed = bounds(case, sample, arrays, expected, dtype)
+    for y, reference, d, bound in _paired(place, results, expected, results_of(case, sample, dtype), allowed):
         compare(place, y, reference, d, bound)
 
 
 def _paired(
-    place: str, results: list[ndl.Tensor], expected: list[Array], case: Case, dtype: str, bounds: Sequence[Any]
+    place: str, results: list[ndl.Tensor], expected: list[Array], dtypes: tuple[DType, ...], bounds: Sequence[Any]
 ) -> Iterator[tuple[ndl.Tensor, Array, DType, Any]]:
     """Results with what is expected of each."""
     if len(results) != len(expected):
         raise MismatchError(f"{place}: {len(results)} results for {len(expected)}")
-    dtypes = results_of(case, dtype)
     return zip(results, expected, dtypes * len(expected) if len(dtypes) == 1 else dtypes, bounds, strict=True)
 
 
@@ -73,7 +81,7 @@ def check_special(case: Case, dtype: str) -> None:
     """
     place = f"{case.name}/special/each with each/{dtype}"
     first = case.samples[0]
-    numbers = (*SPECIAL, LEAST[dtype], -LEAST[dtype], GREATEST[dtype], -GREATEST[dtype])
+    numbers = (*SPECIAL, *(sign * v for v in (LEAST[dtype], 64 * LEAST[dtype], GREATEST[dtype]) for sign in (1, -1)))
     tables = [(False, True) if i.kind == "mask" else numbers for i in first.inputs]
     columns = [
         np.array(column).astype(DTYPES[dtype].numpy if i.kind == "real" else bool)
@@ -97,7 +105,7 @@ def check_planted(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None
 def _compare_classes(place: str, case: Case, sample: Sample, arrays: list[Array], dtype: str) -> None:
     results = outputs(OPS[case.name](*map(ndl.Tensor, arrays), **sample.arguments))
     expected = expect(case, sample, arrays, dtype)
-    for y, reference, _, _ in _paired(place, results, expected, case, dtype, results):
+    for y, reference, _, _ in _paired(place, results, expected, results_of(case, sample, dtype), results):
         compare_classes(place, y, reference, either_zero=bool(case.either_zero), sums=not case.pointwise)
 
 
@@ -142,7 +150,7 @@ def check_large(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
     arrays = [rounded(x, DTYPES[dtype]) for x in sample.draw(case.name, seed)]
     results = outputs(OPS[case.name](*map(ndl.Tensor, arrays), **sample.arguments))
     expected = expect(case, sample, arrays, dtype)
-    result = results_of(case, dtype)[0]
+    result = results_of(case, sample, dtype)[0]
     scales: list[Array] = [np.zeros(y.shape) for y in expected]
     if result.is_floating and not case.exact:
         u = roundoff(case, result)
@@ -151,7 +159,7 @@ def check_large(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
         else:
             terms, sums = max(x.size for x in arrays), expect(case, sample, [np.abs(x) for x in arrays], dtype)
         scales = [u * (case.rounds * np.abs(y) + case.terms) + gamma(terms, u) * s for y, s in zip(expected, sums, strict=True)]
-    for y, reference, d, bound in _paired(place, results, expected, case, dtype, scales):
+    for y, reference, d, bound in _paired(place, results, expected, results_of(case, sample, dtype), scales):
         compare(place, y, reference, d, bound)
 
 
