@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ __all__ = ["site"]
 NUMPY = registry.why("numpy")[0]
 KNOWN = Evidence(
     NUMPY.distribution, NUMPY.version, __version__, f"{NUMPY.distribution} {NUMPY.version}", "numpy", "full", 0,
-    "2026-11-23T18:00:00+00:00",
+    "2099-11-23T18:00:00+00:00",
     {"exp": {"passed": 9, "failed": 0, "expected": 0}, "log": {"passed": 7, "failed": 2, "expected": 1}},
 )  # fmt: skip
 PARTS = """
@@ -92,7 +93,7 @@ def test_evidence_is_told_op_by_op(matrix: Callable[..., Result]) -> None:
     assert "native ✓" in rows["exp"]
     assert "native ✗ 2 of 10, 1 expected failures" in rows["log"]
     assert "native ?" in rows["sin"]
-    assert rows["numpy:"].endswith("; last run 2026-11-23 18:00 UTC")
+    assert rows["numpy:"].endswith("; last run 2099-11-23 18:00 UTC")
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,26 @@ def test_evidence_of_other_versions_is_outdated(matrix: Callable[..., Result], c
     assert "native outdated" in next(line for line in matrix().stdout.splitlines() if line.startswith("exp "))
 
 
+def test_evidence_from_before_the_source_was_changed_is_outdated(matrix: Callable[..., Result]) -> None:
+    assert cell(matrix("--json", known=(replace(KNOWN, time="2020-01-01T00:00:00+00:00"),)), "exp")["state"] == "outdated"
+
+
+def test_a_change_of_the_plugin_puts_its_evidence_out_of_date(matrix: Callable[..., Result], site: Site) -> None:
+    module = site.install("needle-same", {"ops": {"same": "needle_same"}}, HEAD + OP.format(name="same"), version="1.5")
+    counts = {"same": {"passed": 3, "failed": 0, "expected": 0}}
+    of_plugin = replace(KNOWN, distribution="needle-same", version="1.5", counts=counts)
+    os.utime(site.folder / f"{module}.py", (2**33, 2**33))  # in the year 2242
+    assert cell(matrix("--json", known=(of_plugin,)), "same")["state"] == "outdated"
+
+
 def test_evidence_of_this_version_counts_before_later_evidence_of_another(matrix: Callable[..., Result]) -> None:
-    later = replace(KNOWN, version="0.0.1", time="2027-01-01T00:00:00+00:00")
+    later = replace(KNOWN, version="0.0.1", time="2100-01-01T00:00:00+00:00")
     assert cell(matrix("--json", known=(KNOWN, later)), "exp")["state"] == "held"
 
 
 def test_the_last_run_counts(matrix: Callable[..., Result]) -> None:
     later = replace(
-        KNOWN, mode="quick", time="2027-01-01T00:00:00+00:00", counts={"exp": {"passed": 0, "failed": 1, "expected": 0}}
+        KNOWN, mode="quick", time="2100-01-01T00:00:00+00:00", counts={"exp": {"passed": 0, "failed": 1, "expected": 0}}
     )
     assert cell(matrix("--json", known=(KNOWN, later)), "exp")["state"] == "failed"
 
@@ -148,6 +161,8 @@ def test_declared_limits_are_shown(matrix: Callable[..., Result], site: Site) ->
 def test_what_is_broken_is_told_and_the_rest_shown(matrix: Callable[..., Result], site: Site) -> None:
     site.install("needle-shut-backend", {"backends": {"shut": "needle_shut_backend"}}, "raise OSError('no driver')")
     site.install("needle-odd", {"ops": {"odd": "needle_odd"}}, "raise OSError('odd')")
+    site.install("needle-unreadable", {"ops": {"x": "no module"}}, None)
+    site.install("needle-gone", {"ops": {"gone": "needle_gone"}}, None)
     told = json.loads(matrix("--json").stdout)
     assert told["absent"]["shut"] == "needle-shut-backend 1.0: import: OSError: no driver"
     assert told["absent"]["odd"] == "needle-odd 1.0: import: OSError: odd"

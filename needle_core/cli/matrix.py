@@ -12,6 +12,9 @@ import traceback
 from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
     from needle_core.testing.evidence import Evidence
     from needle_core.testing.usage import Usage
 
-_LEGEND = (
-    "✓ all checks held in the last conformance run   ✗ some did not   ? never checked   outdated: checked in other versions"
-)
+_LEGEND = """\
+✓ all checks held in the last conformance run   ✗ some did not   ? never checked
+outdated: checked in another version of the plugin, its backend or the core, or before their source was changed"""
+_SOURCES = (".py", ".so", ".pyd", ".cu", ".cuh")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def matrix(model: str | None, wanted: tuple[str, ...], as_json: bool) -> None:
     """Show ops against installed backends, with the result of the last conformance run of each.
 
     native: the backend has a kernel; composite: the op's body runs; missing: neither. There is no tick without evidence:
-    `needle conform NAME` makes it, and another version of the plugin or the core puts it out of date.
+    `needle conform NAME` makes it; another version, or a change of the source, puts it out of date.
     """
     used = _used_by(model) if model else None
     try:
@@ -167,6 +171,10 @@ class _Evidences:
         self._recalled = evidence.recall()
         statuses = registry.report()
         self._versions = {status.distribution: status.version for status in statuses}
+        self._changes: dict[str, float] = {}
+        for s in statuses:
+            self._changes[s.distribution] = max(_last_change(s.module), self._changes.get(s.distribution, 0.0))
+        self._core_change = _last_change("needle_core")
         self._owners = {(g, name): s.distribution for s in statuses for g, names in s.offers.items() for name in names}
 
     def cells(self, ops: list[Op[..., Any]], devices: list[Device]) -> dict[tuple[str, str], Cell]:
@@ -187,9 +195,21 @@ class _Evidences:
     def _is_current(self, evidence: Evidence) -> bool:
         from needle_core import __version__
 
-        distribution = self._owners["backends", evidence.device.partition(":")[0]]
-        now = (self._versions[evidence.distribution], __version__, f"{distribution} {self._versions[distribution]}")
-        return (evidence.version, evidence.core, evidence.backend) == now
+        own, backend = evidence.distribution, self._owners["backends", evidence.device.partition(":")[0]]
+        now = (self._versions[own], __version__, f"{backend} {self._versions[backend]}")
+        changed = max(self._core_change, self._changes[own], self._changes[backend])
+        same = (evidence.version, evidence.core, evidence.backend) == now
+        return same and changed <= datetime.fromisoformat(evidence.time).timestamp()
+
+
+def _last_change(module: str) -> float:
+    """When the newest source of the package of MODULE or MODULE:OBJECT was written, as time.time() tells it."""
+    package = module.partition(":")[0].partition(".")[0]
+    spec = find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return 0.0
+    files = Path(spec.origin).parent.rglob("*") if spec.submodule_search_locations else [Path(spec.origin)]
+    return max((f.stat().st_mtime for f in files if f.suffix in _SOURCES), default=0.0)
 
 
 # -- how it is shown ----------------------------------------------------------------------------------------------------------

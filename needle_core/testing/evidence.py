@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import needle_core
@@ -33,7 +33,7 @@ class Evidence:
     mode: str
     seed: int
     time: str
-    """When it ended, as in 2026-11-23T18:20:00+00:00."""
+    """When it began, as in 2026-11-23T18:20:00+00:00: what was changed after that is not proved by it."""
     counts: Mapping[str, Mapping[str, int]]
 
     @property
@@ -55,13 +55,14 @@ def remember(report: Report) -> None:
     """Keep the result of a complete run, one file for each device; parts of a suite, and runs that were stopped, are none."""
     if not report.is_complete:
         return
-    suite, now = report.suite, datetime.now(UTC).isoformat(timespec="seconds")
+    suite = report.suite
+    began = (datetime.now(UTC) - timedelta(seconds=report.seconds)).isoformat(timespec="seconds")
     for device in suite.devices:
         counts = {subject: told(found) for subject, found in report.by(lambda p: p.subject, device).items()}
         name = find_device(device).backend.name
         backend = next(status for status in registry.report() if name in status.offers.get("backends", ()))
         versions = (suite.version, needle_core.__version__, f"{backend.distribution} {backend.version}")
-        _write(Evidence(suite.distribution, *versions, device, suite.mode, suite.seed, now, counts))
+        _write(Evidence(suite.distribution, *versions, device, suite.mode, suite.seed, began, counts))
 
 
 def recall() -> list[Evidence]:
