@@ -49,7 +49,33 @@ def needle_register_ops(registrar):
     registrar.op({name})
 """
 
+KERNEL = (
+    HEAD
+    + """
+import numpy as np
+from needle_core.doors import elementwise
+from needle_core.op import primitive
+
+@primitive(elementwise)
+def wanted(x):
+    "An op with a kernel for NumPy."
+
+@hookimpl
+def needle_register_ops(registrar):
+    registrar.op(wanted)
+
+@hookimpl
+def needle_register_kernels(registrar, backend):
+    registrar.kernels({{"wanted": {kernel}}})
+"""
+)
+
 EntryPoints = Mapping[str, Mapping[str, str]]
+
+
+def hook(name: str, body: str, parameters: str = "registrar") -> str:
+    """A module with one hook."""
+    return f"{HEAD}\n@hookimpl\ndef {name}({parameters}):\n    {body}\n"
 
 
 def of(module: str, *, group: str = "backends", name: str = "wanted") -> dict[str, dict[str, str]]:

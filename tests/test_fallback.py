@@ -199,6 +199,21 @@ def test_tensor_op_computes_on_the_host_if_allowed(sparse: ndl.Device, monkeypat
     assert ndl.fallbacks() == {("Double", "sparse"): (1, 24)}
 
 
+def test_kernel_that_the_loopback_device_lacks(sparse: ndl.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = Tensor([[1.0, 2.0], [3.0, 4.0]], device="loopback:1", requires_grad=True)
+    monkeypatch.delitem(op.KERNELS, ("matmul", "loopback"))
+    ndl.matmul.forget()
+    with pytest.raises(MissingKernelError, match="hint: NEEDLE_FALLBACK=warn lets numpy compute it"):
+        x @ x
+    monkeypatch.setenv("NEEDLE_FALLBACK", "allow")
+    y = x @ x
+    ndl.sum(y).backward()
+    assert (str(y.device), y.tolist()) == ("loopback:1", [[7, 10], [15, 22]])
+    assert x.grad is not None
+    assert (str(x.grad.device), x.grad.tolist()) == ("loopback:1", [[7, 11], [9, 13]])
+    assert ndl.fallbacks() == {("matmul", "loopback"): (3, 3 * 3 * 16)}
+
+
 def test_model_trains_as_on_the_host(sparse: ndl.Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEEDLE_FALLBACK", "allow")
     losses = {}

@@ -24,7 +24,7 @@ import needle_core as ndl
 from needle_core import Tensor, backend as backends, op
 from needle_core.errors import DeviceUnavailableError, KernelError, PluginError
 from needle_core.plugins import registry
-from tests.plugin_fixtures import HEAD, OP, Site, of, site
+from tests.plugin_fixtures import HEAD, KERNEL, OP, Site, hook, of, site
 
 __all__ = ["site"]
 
@@ -37,6 +37,7 @@ sys.path.insert(0, "/nowhere")
 warnings.simplefilter("ignore")
 """
 WORKING = """
+from needle_core.backend import Backend
 from needle_numpy_backend.backend import NumpyBackend
 
 class Wanted(NumpyBackend):
@@ -49,11 +50,6 @@ def needle_register_backends(registrar):
 """
 SOUND = HEAD + WORKING.format(name="wanted")
 BOOM = "raise RuntimeError('boom')"
-
-
-def hook(name: str, body: str, parameters: str = "registrar") -> str:
-    """A module with one hook."""
-    return f"{HEAD}\n@hookimpl\ndef {name}({parameters}):\n    {body}\n"
 
 
 def optimizer(name: str, update: str = "return p - g * hyper.lr, state") -> str:
@@ -111,6 +107,8 @@ CULPRITS = {
         SOUND + OP.format(name="half").replace("registrar.op(half)", f"registrar.op(half); {BOOM}"),
         {**A_BACKEND, "ops": {"half": "needle_culprit"}},
     ),
+    "exit without a word": Case("import", "import: SystemExit", "raise SystemExit"),
+    "exception of no common kind": Case("import", "BaseException: odd", "raise BaseException('odd')"),
     "junk returned": Case(OPS, "the hook returned [1]", SOUND + hook(OPS, "return [1]")),
     "junk registered as a backend": Case(
         BACKENDS, "takes a subclass of Backend, not 3", hook(BACKENDS, "registrar.backend(3)")
@@ -124,10 +122,36 @@ CULPRITS = {
     "junk registered as an optimizer": Case(
         OPTIMIZERS, "takes a subclass of Optimizer, not <class 'int'>", SOUND + hook(OPTIMIZERS, "registrar.optimizer(int)")
     ),
+    "a hook that is a generator": Case(OPS, "the hook returned <generator", SOUND + hook(OPS, "yield")),
+    "abstract backend": Case(
+        BACKENDS,
+        "Wanted does not define devices",
+        SOUND.replace("(NumpyBackend)", "(Backend)").replace("def devices", "def others"),
+    ),
+    "backend without a name": Case(
+        BACKENDS, "has the name None, which is no identifier", SOUND.replace('name, host = "wanted", False', "name = None")
+    ),
+    "backend registered twice": Case(
+        BACKENDS,
+        "backend 'wanted' is registered twice",
+        SOUND.replace("registrar.backend(Wanted)", "registrar.backend(Wanted); registrar.backend(Wanted)"),
+    ),
+    "backend registered in the hook for ops": Case(
+        OPS, f"belongs in {BACKENDS}, and came in {OPS}", hook(OPS, "registrar.backend(None)")
+    ),
     "wrong hook signature": Case(
         "check", "{'extra'} are declared in the hookimpl", SOUND + hook(OPS, "...", "registrar, extra")
     ),
     "hook with too few parameters": Case("check", f"{KERNELS}(registrar) has the wrong", SOUND + hook(KERNELS, "...")),
+    "hook with an optional parameter": Case(
+        "check", f"{OPS}(registrar, extra=...) has the wrong parameters", SOUND + hook(OPS, "...", "registrar, extra=None")
+    ),
+    "hook whose parameter has a default": Case(
+        "check", f"{OPS}(registrar=...) has the wrong parameters", SOUND + hook(OPS, "...", "registrar=None")
+    ),
+    "hook without its decorator": Case(
+        "check", f"{OPS} is a function without @hookimpl", SOUND + f"def {OPS}(registrar): ...\n"
+    ),
     "unknown hook": Case("check", "unknown hook 'needle_register_layers'", SOUND + hook("needle_register_layers", "...")),
     "one op defined twice": Case(
         OPS,
@@ -152,6 +176,14 @@ CULPRITS = {
         SOUND.replace("needle_api = 1", "needle_api = 2"),
         command="pip install --upgrade needle-core",
     ),
+    "older needle_api": Case(
+        "check",
+        "needle_api is 0, and this needle-core speaks 1",
+        SOUND.replace("needle_api = 1", "needle_api = 0"),
+        command="pip install --upgrade needle-culprit",
+    ),
+    "no needle_api": Case("check", "needle_api is missing", SOUND.replace("needle_api = 1", "")),
+    "needle_api that is no number": Case("check", "needle_api is True", SOUND.replace("needle_api = 1", "needle_api = True")),
     "promise that is not kept": Case("promises", "the entry points promise backend 'wanted', but it was not registered", HEAD),
     "registered, but not promised": Case(
         "promises", "op 'extra' was registered, but no entry point promises it", SOUND + OP.format(name="extra")
@@ -384,27 +416,6 @@ def test_warning_filters_stay_those_of_the_host(host: Site) -> None:
 
 # -- kernels and optimizers that fail when they are used ------------------------------------------------------------------
 
-KERNEL = (
-    HEAD
-    + """
-import numpy as np
-from needle_core.doors import elementwise
-from needle_core.op import primitive
-
-@primitive(elementwise)
-def wanted(x):
-    "An op with a kernel for NumPy."
-
-@hookimpl
-def needle_register_ops(registrar):
-    registrar.op(wanted)
-
-@hookimpl
-def needle_register_kernels(registrar, backend):
-    registrar.kernels({{"wanted": {kernel}}})
-"""
-)
-
 
 @pytest.mark.parametrize(
     ("kernel", "text"),
@@ -493,48 +504,6 @@ def test_activation_from_two_threads_happens_once(host: Site, end: str) -> None:
     assert len(results) == 2
     assert results[0] == results[1]
     assert works()
-
-
-# -- asking in other ways -----------------------------------------------------------------------------------------------------
-
-
-def test_primitive_imported_from_its_plugin_finds_its_kernels(host: Site) -> None:
-    host.install("needle-culprit", of("needle_culprit", group="ops"), KERNEL.format(kernel="lambda x: x * 2"))
-    import needle_culprit
-
-    assert "wanted" not in op.OPS
-    assert needle_culprit.wanted(Tensor([1.0, 2.0], device="numpy")).tolist() == [2, 4]
-    assert op.OPS["wanted"] is needle_culprit.wanted
-
-
-def test_primitive_imported_from_a_broken_plugin_says_what_is_wrong(host: Site) -> None:
-    source = KERNEL.format(kernel="lambda x: x * 2").replace("needle_api = 1", "needle_api = 7")
-    host.install("needle-culprit", of("needle_culprit", group="ops"), source, version="2.1")
-    import needle_culprit
-
-    with pytest.raises(PluginError, match=r"wanted: needle-culprit 2.1: check: needle_api is 7"):
-        needle_culprit.wanted(Tensor([1.0], device="numpy"))
-
-
-def test_composite_of_a_script_asks_no_plugin_of_that_name(host: Site) -> None:
-    host.install("needle-culprit", of("needle_culprit", group="ops"), BOOM)
-
-    @ndl.composite(lambda x: (x, {}))
-    def wanted(x: Tensor) -> Tensor:
-        return x * 2.0
-
-    assert wanted(Tensor([1.0], device="numpy")).tolist() == [2]
-
-
-def test_broken_op_is_an_error_in_hasattr_and_in_import_rather_than_not_there(host: Site) -> None:
-    host.install("needle-culprit", of("needle_culprit", group="ops"), BOOM, version="2.1")
-    text = "needle-culprit 2.1: import: RuntimeError: boom"
-    with pytest.raises(PluginError, match=text):
-        hasattr(ndl.ops, "wanted")
-    with pytest.raises(PluginError, match=text):
-        from needle_core.ops import wanted  # noqa: F401
-    assert not hasattr(ndl.ops, "nobody")
-    assert "wanted" in dir(ndl.ops)
 
 
 # -- installed by pip ---------------------------------------------------------------------------------------------------------
