@@ -153,6 +153,14 @@ def test_the_pytest_form_raises_what_fails(site: Site) -> None:
         wrong()
 
 
+def test_the_pytest_form_works_after_plugins_were_forgotten(site: Site) -> None:
+    install(site, TWICE + CASE)
+    made = checks("twice", quick=True)
+    registry.forget()
+    for c in made:
+        c()
+
+
 def test_five_lines_of_pytest_prove_a_plugin(site: Site, tmp_path: Path) -> None:
     install(site, TWICE + CASE)
     (tmp_path / "test_twice.py").write_text(

@@ -107,10 +107,11 @@ def checks(name: str, seed: int = 0, *, quick: bool = False) -> list[Check]:
     A name is that of an entry point, or of a distribution with or without "needle-". Raises ArgumentError if none is called
     so, PluginError if it is broken.
     """
-    return [Check(p.id, partial(_run, p), p.check.size) for p in suite(name, seed, quick=quick).checks]
+    return [Check(p.id, partial(_run, p, name), p.check.size) for p in suite(name, seed, quick=quick).checks]
 
 
-def _run(planned: Planned) -> None:
+def _run(planned: Planned, name: str) -> None:
+    registry.activated(name)  # tests may have made the registry forget it since the checks were made
     planned()
 
 
