@@ -147,7 +147,7 @@ class Site:
             env={**known, "PYTHONPATH": path, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 

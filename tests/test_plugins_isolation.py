@@ -1,7 +1,7 @@
 """Isolation: everything that can be wrong with a plugin, one after the other, each in a distribution that is really installed.
 
 In all cases the host works on, nothing of the culprit stays behind, and the error names distribution, version, phase, cause and
-the next command.
+the next command. The hooks that only checkers call are in test_plugins_declarations.py.
 """
 
 from __future__ import annotations
