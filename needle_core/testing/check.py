@@ -182,8 +182,8 @@ def _empty_count(case: Case, quick: bool) -> int:
 
 def _sizes(case: Case) -> tuple[Sample, list[int]]:
     """The sample with the most axes, and the sizes of its axes."""
-    widest = max((s for s in case.samples if s.smooth), key=lambda s: sum(len(i.shape) for i in s.inputs))
-    return widest, sorted({n for i in widest.inputs for n in i.shape if n})
+    widest = max(case.samples, key=lambda s: s.smooth * sum(len(i.shape) for i in s.inputs))
+    return widest, sorted({n for i in widest.inputs for n in i.shape if n and widest.smooth})
 
 
 def _broadcast(case: Case, seed: int, quick: bool) -> Iterator[Check]:
