@@ -19,7 +19,8 @@ hooks `needle_register_...` are called once, in this order, and what they regist
 promise. It takes effect when all are through; a plugin that fails on the way registers nothing. The last two hooks are for
 those who check the plugin, and are called by nobody else. The names of functions in a plugin that begin with `needle_` are
 reserved for hooks. A hook takes exactly the parameters below and returns nothing; what it may register grows on the
-registrar, not in the signatures.
+registrar, not in the signatures. While a plugin is imported and its hooks run, what it prints goes to standard error under its
+name, what it puts on sys.path goes behind what was there, and it cannot change the filters of warnings.
 """
 
 from __future__ import annotations
