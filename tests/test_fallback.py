@@ -47,11 +47,11 @@ def needle_register_backends(registrar):
 
 @pytest.fixture
 def sparse(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[ndl.Device]:
-    """The first device of the backend; tables and counts are as before after the test."""
-    ndl.device("numpy")
-    for table in ("_backends", "_devices"):
-        monkeypatch.setattr(backends, table, dict(getattr(backends, table)))
-    monkeypatch.setattr(op, "KERNELS", dict(op.KERNELS))
+    """The first device of the backend. Beside it only NumPy is open; tables and counts are as before after the test."""
+    numpy = ndl.device("numpy")
+    monkeypatch.setattr(backends, "_backends", {"numpy": numpy.backend})
+    monkeypatch.setattr(backends, "_devices", {"numpy": numpy})
+    monkeypatch.setattr(op, "KERNELS", {key: kernel for key, kernel in op.KERNELS.items() if key[1] == "numpy"})
     monkeypatch.setattr(fallback, "_counts", {})
     monkeypatch.setattr(fallback, "_warned", set())
     monkeypatch.delenv("NEEDLE_FALLBACK", raising=False)
