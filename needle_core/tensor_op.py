@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+import needle_core.op as engine
 from needle_core import fallback
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
 from needle_core.launch import fail, in_class, record_many
@@ -76,7 +77,8 @@ class TensorOp(Op[..., Any]):
         buffers = tuple(t.buffer for t in tensors)
         views = [t.numpy() for t in tensors]  # read-only
         try:
-            value = self.compute(*views)
+            compute = self.compute if engine.watcher is None else engine.watcher(self, self.compute, {})
+            value = compute(*views)
             results = [Tensor(np.asarray(v), device=device) for v in (value if isinstance(value, tuple) else (value,))]
         except Exception as cause:
             fail(self, cause, tensors)
