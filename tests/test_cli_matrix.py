@@ -65,9 +65,9 @@ def test_every_op_has_a_row_and_every_backend_a_column(matrix: Callable[..., Res
 
 
 def test_native_composite_and_missing(matrix: Callable[..., Result], site: Site) -> None:
-    site.backend("wanted")
+    site.backend("spare")
     result = matrix("--json")
-    supports = {op: [cell(result, op, d)["support"] for d in ("numpy", "loopback:0", "wanted")] for op in ("exp", "softmax")}
+    supports = {op: [cell(result, op, d)["support"] for d in ("numpy", "loopback:0", "spare")] for op in ("exp", "softmax")}
     assert supports == {"exp": ["native", "native", "missing"], "softmax": ["native", "composite", "composite"]}
 
 
@@ -150,12 +150,12 @@ def test_a_kernel_of_a_plugin_is_known_by_the_evidence_of_that_plugin(matrix: Ca
 
 
 def test_declared_limits_are_shown(matrix: Callable[..., Result], site: Site) -> None:
-    name = site.backend("wanted")
+    name = site.backend("spare")
     path = site.folder / f"{name}.py"
     path.write_text(path.read_text() + PARTS)
     text = "matmul in float32: u = 0.00049, tensor cores"
-    assert json.loads(matrix("--json").stdout)["limits"] == {"wanted": [text]}
-    assert f"wanted: {text}" in matrix().stdout
+    assert json.loads(matrix("--json").stdout)["limits"] == {"spare": [text]}
+    assert f"spare: {text}" in matrix().stdout
 
 
 def test_what_is_broken_is_told_and_the_rest_shown(matrix: Callable[..., Result], site: Site) -> None:
