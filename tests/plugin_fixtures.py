@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from needle_core import backend as backends, op
 from needle_core.plugins import registry
 
 HEAD = """
@@ -154,7 +155,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """An empty site on sys.path, and a registry that has not looked yet; both are gone after the test."""
+    """An empty site on sys.path, and a registry that has not looked yet; both, and what was opened, are gone after the test."""
     for variable in ("NEEDLE_PLUGINS", "NEEDLE_STRICT", "NEEDLE_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "site"
@@ -164,6 +165,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     registry.forget()
     yield Site(folder)
     registry.forget()
+    _close(folder)
     for name in set(sys.modules) - known:
         if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+def _close(folder: Path) -> None:
+    """Forget the backends of a site that were opened."""
+    for name in [name for name, plugin in backends._makers.items() if plugin.site == str(folder)]:
+        closed = backends._backends.pop(name, None)
+        for device in [device for device in backends._devices.values() if device.backend is closed]:
+            del backends._devices[device.name]
+        for key in [key for key in op.KERNELS if key[1] == name]:
+            del op.KERNELS[key]
+        del backends._makers[name]
