@@ -79,7 +79,7 @@ def test_digits_is_the_program_of_the_readme() -> None:
 def test_weight_updates_outside_of_the_graph_leave_memory_flat(way: str, example: Callable[[str], Run]) -> None:
     nodes, kibibytes, _ = zip(*example("weight_updates").names["measured"][way], strict=True)
     assert nodes == (0, 0, 0, 0)
-    assert kibibytes[-1] - kibibytes[0] < 32
+    assert kibibytes[-1] - kibibytes[0] < 100  # recorded steps add more than that every 50
 
 
 def test_weight_updates_in_the_graph_make_it_grow_by_the_same_at_each_step(example: Callable[[str], Run]) -> None:
