@@ -207,6 +207,20 @@ def test_a_model_that_fails_is_told(matrix: Callable[..., Result], tmp_path: Pat
     assert text in result.stderr
 
 
+def test_an_op_that_a_model_defines_is_seen(matrix: Callable[..., Result], tmp_path: Path) -> None:
+    program = tmp_path / "model.py"
+    program.write_text("""
+import needle_core as ndl
+class Twice(ndl.TensorOp):
+    def compute(self, x):
+        return 2 * x
+Twice()(ndl.Tensor([1.0], device="numpy"))
+""")
+    (row,) = json.loads(matrix("--model", str(program), "--json").stdout)["ops"]
+    assert (row["op"], row["family"], row["within"]) == ("Twice", "__main__", [""])
+    assert (row["devices"]["numpy"]["support"], row["devices"]["loopback:0"]["support"]) == ("native", "missing")
+
+
 def test_a_model_may_end_itself(matrix: Callable[..., Result], tmp_path: Path) -> None:
     program = tmp_path / "model.py"
     program.write_text("import needle_core as ndl\nndl.exp(ndl.ones(()))\nraise SystemExit")

@@ -132,7 +132,7 @@ def _devices(wanted: tuple[str, ...]) -> tuple[list[Device], dict[str, str]]:
 
 
 def _ops(used: Usage | None, absent: dict[str, str]) -> list[Op[..., Any]]:
-    """The ops of the core and of all plugins, or those of them that are `used`, by family."""
+    """The ops of the core and of all plugins, or those that are `used`, by family; some may be the program's own."""
     from needle_core.op import OPS, find_op
     from needle_core.plugins import registry
 
@@ -141,7 +141,7 @@ def _ops(used: Usage | None, absent: dict[str, str]) -> list[Op[..., Any]]:
             find_op(name)
         except NeedleError as reason:
             absent[name] = reason.summary
-    ops = [op for op in OPS.values() if used is None or op.name in used]
+    ops = list(OPS.values()) if used is None else [found.op for found in used.values()]
     return sorted(ops, key=lambda op: (not op.__module__.startswith("needle_core."), op.family, op.name))
 
 
@@ -225,7 +225,7 @@ def _as_dict(
     rows = []
     for op in ops:
         kind = "primitive" if op.is_primitive else "composite"
-        within = {} if used is None else {"within": sorted(used[op.name])}
+        within = {} if used is None else {"within": sorted(used[op.name].within)}
         told = {device: cell.as_dict() for (name, device), cell in cells.items() if name == op.name}
         rows.append({"op": op.name, "family": op.family, "kind": kind, **within, "devices": told})
     shown = {device: [str(limit) for limit in found] for device, found in limits.items()}
@@ -251,8 +251,9 @@ def _print(
     for op in ops:
         found = [cells[op.name, d.name] for d in devices]
         row = [op.name, op.family, "primitive" if op.is_primitive else "composite"]
-        within = [", ".join(sorted(used[op.name] - {""})) if "" not in used[op.name] else ""] if used is not None else []
-        table.add_row(*row, *(Text(str(cell), colors[cell.state]) for cell in found), *within)
+        within = used[op.name].within if used is not None else {""}
+        callers = [", ".join(sorted(within)) if "" not in within else ""] if used is not None else []
+        table.add_row(*row, *(Text(str(cell), colors[cell.state]) for cell in found), *callers)
     Console().print(table)
     click.echo(f"\n{_LEGEND}")
     for device in devices:

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import needle_core.op as engine
 from needle_core.autograd import no_grad
 from needle_core.op import OPS, Op
 
-Usage: TypeAlias = dict[str, set[str]]
-"""For each op that was used, the ops in whose bodies it was; the program itself is "" there."""
+
+@dataclass
+class Used:
+    """An op that was used, and the ops `within` whose bodies it was; the program itself is "" there."""
+
+    op: Op[..., Any]
+    within: set[str] = field(default_factory=set)
+
+
+Usage: TypeAlias = dict[str, Used]
+"""What was used, by name: ops of the core and of plugins, and the program's own."""
 
 _inside: ContextVar[str] = ContextVar("_inside", default="")
 
@@ -29,7 +39,7 @@ def recorded() -> Iterator[Usage]:
     def watch(op: Op[..., Any], run: Callable[..., Any], attrs: Mapping[str, Any]) -> Callable[..., Any]:
         def seen(*args: Any) -> Any:
             if _inside.get() != op.name:  # called again by itself, after promotion
-                used.setdefault(op.name, set()).add(_inside.get())
+                used.setdefault(op.name, Used(op)).within.add(_inside.get())
             token = _inside.set(op.name)
             try:
                 if op.body is not None and (op.name, repr(attrs)) not in unfolded:
