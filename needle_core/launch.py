@@ -134,7 +134,7 @@ def fail(op: Op[..., Any], cause: Exception, args: tuple[Any, ...]) -> NoReturn:
     """Raise the error for an exception of a kernel."""
     if isinstance(cause, NeedleError):
         raise cause.located(op.name, op.describe(args))
-    if isinstance(cause, IndexError):
+    if isinstance(cause, IndexError) and any(isinstance(a, Tensor) and a.spec.dtype.is_integer for a in args):
         error: NeedleError = BoundsError(str(cause))
     elif isinstance(cause, MemoryError):
         error = KernelError(f"out of memory: {cause}")

@@ -119,17 +119,27 @@ class Optimizer(ABC):
             buffers = [new.buffer for _, new in changes]  # as they are now: a new value may itself be an old one
             for (old, _), buffer in zip(changes, buffers):  # noqa: B905  # strict costs more than an assignment
                 old.buffer = buffer
-        except NeedleError as error:
-            raise error.located(type(self).__name__, {}) from error.__cause__
         except Exception as error:
-            from needle_core.plugins import registry
-
-            name = type(self).__name__
-            if maker := registry.maker_of(type(self).__module__):
-                error.add_note(f"{name} of {maker} raised this; no parameter was changed; `needle conform {name}` checks it")
+            self._sign(error)
             raise
         finally:
             mode.grad = recording
+
+    def _sign(self, error: Exception) -> None:
+        """Say in an error whose step it ended."""
+        from needle_core.plugins import registry
+
+        name = type(self).__name__
+        maker = registry.maker_of(type(self).__module__)
+        text = f"no parameter was changed by this step of {name}"
+        if maker is not None:
+            text += f" of {maker}, which `needle conform {name}` checks"
+        if not isinstance(error, NeedleError):
+            error.add_note(text)
+        elif error.place is None:  # found here, in what the user gave
+            error.located(name, {})
+        else:  # by an op in `update`
+            error.details["optimizer"] = text
 
     def _advance(self, group: Group, step: Tensor, changes: list[tuple[Tensor, Tensor]]) -> None:
         """Add pairs of a tensor and what is to take its place, for the parameters of a group and their states."""

@@ -382,7 +382,7 @@ def test_kernel_gets_canonical_attributes(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("raised", "error", "summary"),
     [
-        (IndexError("index 9 is out of bounds"), BoundsError, "index 9 is out of bounds"),
+        (IndexError("list index out of range"), KernelError, "the kernel raised IndexError: list index out of range"),
         (MemoryError("no 3 GiB"), KernelError, "out of memory: no 3 GiB"),
         (ZeroDivisionError("division by zero"), KernelError, "the kernel raised ZeroDivisionError: division by zero"),
         (ZeroDivisionError(), KernelError, "the kernel raised ZeroDivisionError"),
@@ -436,6 +436,18 @@ def test_missing_kernel_names_who_has_one(having: list[str], shown: str, monkeyp
 def test_foreign_operand_is_moved_to_the_device_of_the_tensors() -> None:
     result = ndl.add([1.0, 2.0], X)
     assert result.device is X.device
+
+
+def test_index_error_of_a_kernel_that_takes_integers_is_a_bounds_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise IndexError("index 9 is out of bounds")
+
+    @primitive(lambda x, i: (x, {}))
+    def failing(x: Tensor, i: Tensor) -> Tensor: ...
+
+    monkeypatch.setitem(KERNELS, ("failing", BACKEND), fail)
+    with pytest.raises(BoundsError, match=r"^failing: index 9 is out of bounds\n  x: "):
+        failing(X, Tensor(9))
 
 
 # -- several outputs ------------------------------------------------------------------------------------------------------

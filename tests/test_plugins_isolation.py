@@ -22,7 +22,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core import Tensor, backend as backends, op
-from needle_core.errors import DeviceUnavailableError, KernelError, PluginError
+from needle_core.errors import DeviceUnavailableError, KernelError, PluginError, ShapeError
 from needle_core.plugins import registry
 from tests.plugin_fixtures import HEAD, KERNEL, OP, Site, hook, of, site
 
@@ -471,11 +471,24 @@ def test_optimizer_that_raises_in_the_middle_of_a_step_changes_nothing(host: Sit
     with pytest.raises(AssertionError, match="boom") as caught:
         culprit.step()
     assert caught.value.__notes__ == [
-        "Culprit of needle-culprit 2.1 raised this; no parameter was changed; `needle conform Culprit` checks it"
+        "no parameter was changed by this step of Culprit of needle-culprit 2.1, which `needle conform Culprit` checks"
     ]
     assert [p.tolist() for p in params] == [[1], [2, 3], [4]]
     assert str(culprit.state_dict()) == saved
     assert works()
+
+
+def test_op_that_fails_in_an_optimizer_names_the_optimizers_distribution(host: Site) -> None:
+    promises = of("needle_culprit", group="optimizers", name="Culprit")
+    host.install("needle-culprit", promises, optimizer("Culprit", "return p + g.reshape((9,)), state"), version="2.1")
+    p = Tensor([1.0, 2.0], requires_grad=True)
+    ndl.sum(p).backward()
+    with pytest.raises(ShapeError) as caught:
+        ndl.optim.Culprit([p], lr=1.0).step()
+    assert str(caught.value).splitlines()[-1] == (
+        "  optimizer: no parameter was changed by this step of Culprit of needle-culprit 2.1, "
+        "which `needle conform Culprit` checks"
+    )
 
 
 # -- threads ------------------------------------------------------------------------------------------------------------------
