@@ -9,6 +9,7 @@ import numpy as np
 
 import needle_core.op as engine
 from needle_core import fallback
+from needle_core.backend import default_device
 from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
 from needle_core.launch import fail, in_class, record_many
 from needle_core.op import Op, operands
@@ -63,7 +64,7 @@ class TensorOp(Op[..., Any]):
             self._check_count(args)
             device = next((a.spec.device for a in args if isinstance(a, Tensor)), None)
             tensors = tuple(a if isinstance(a, Tensor) else Tensor(a, device=device) for a in args)
-            device = tensors[0].spec.device
+            device = tensors[0].spec.device if tensors else default_device()
             if any(t.spec.device is not device for t in tensors):
                 raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
             abroad = not device.backend.host

@@ -279,6 +279,15 @@ def test_tensor_op_has_what_every_op_has() -> None:
     assert same.of_one(Tensor(2.0)).numpy() == same.of_two(Tensor(2.0)).numpy() == 2
 
 
+def test_op_without_operands_is_on_the_default_device() -> None:
+    class Three(TensorOp):
+        def compute(self) -> Any:
+            return np.arange(3.0)
+
+    y = Three()()
+    assert (y.tolist(), y.device) == ([0, 1, 2], HERE)
+
+
 def test_compute_may_return_several_arrays() -> None:
     x = leaf([1.0, 2.0])
     more, double = Both()(x)

@@ -17,7 +17,7 @@ from typing import Any
 from pluggy import PluginManager
 
 from needle_core.errors import PluginError
-from needle_core.op import OPS, Kernel
+from needle_core.op import OPS, Kernel, lock
 from needle_core.plugins import hookspecs, registry
 from needle_core.plugins.declarations import Declarations, Probe
 from needle_core.plugins.hookspecs import API
@@ -86,7 +86,7 @@ class Activation:
         """Call a hook for checkers; its failure is raised, and leaves the plugin as active as it was."""
         registrar = Registrar()
         try:
-            with isolated(self.plugin):
+            with lock, isolated(self.plugin):
                 self._call(hook, registrar)
         except KeyboardInterrupt:
             raise
