@@ -168,6 +168,16 @@ def test_a_complete_run_is_remembered_and_a_part_is_not(conform: Callable[..., R
     assert known.counts == {"twice": {"passed": done["run"], "failed": 0, "expected": 0}}
 
 
+def test_a_result_that_cannot_be_kept_is_a_warning(
+    conform: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NEEDLE_CACHE", str(tmp_path / "file"))
+    result = conform(RIGHT, "--quick")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith(f"warning: {tmp_path}/file/conformance: the result cannot be kept")
+
+
 def test_help(site: Site) -> None:
     result = CliRunner().invoke(needle, ["conform", "--help"])
     assert result.exit_code == 0

@@ -292,9 +292,9 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The changes that each of the programs makes, one after the other in one process."""
     code = """
         import json, os, time
-        from needle_core.diagnosis.common import Common, changes
+        from needle_core.diagnosis.shared_state import SharedState, changes
         os.chdir("/tmp")
-        common, found = Common(), {}
+        common, found = SharedState(), {}
         for program in PROGRAMS:
             before = common.look()
             exec(program, {})

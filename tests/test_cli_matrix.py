@@ -131,6 +131,13 @@ def test_the_last_run_counts(matrix: Callable[..., Result]) -> None:
     assert cell(matrix("--json", known=(KNOWN, later)), "exp")["state"] == "failed"
 
 
+def test_a_quick_run_that_held_does_not_outdo_a_full_one_that_did_not(matrix: Callable[..., Result]) -> None:
+    failed = replace(KNOWN, mode="full", counts={"exp": {"passed": 9, "failed": 1, "expected": 0}})
+    quick = replace(KNOWN, mode="quick", time="2100-01-01T00:00:00+00:00")
+    assert cell(matrix("--json", known=(failed, quick)), "exp")["state"] == "failed"
+    assert cell(matrix("--json", known=(replace(quick, mode="full"),)), "exp")["state"] == "held"
+
+
 def test_evidence_of_another_device_or_plugin_does_not_count(matrix: Callable[..., Result]) -> None:
     others = (replace(KNOWN, device="loopback:1"), replace(KNOWN, distribution="needle-other"))
     assert cell(matrix("--json", known=others), "exp")["state"] == "unchecked"

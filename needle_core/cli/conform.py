@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from needle_core.errors import ArgumentError, DeviceError
+from needle_core.errors import ArgumentError, DataError, DeviceError
 
 if TYPE_CHECKING:
     from needle_core.testing.report import Report
@@ -64,7 +64,10 @@ def conform(
         click.echo(json.dumps(done.as_dict(), indent=2))
     else:
         _print(done)
-    evidence.remember(done)
+    try:
+        evidence.remember(done)
+    except DataError as impossible:
+        click.echo(f"warning: {impossible}", err=True)
     ctx.exit(0 if done.ok else 1)
 
 

@@ -188,7 +188,9 @@ class _Evidences:
         claims = (("kernels", f"{backend}.{op.name}"), ("ops", op.name), ("backends", backend))
         owner = next((self._owners[claim] for claim in claims if claim in self._owners), None)
         known = [e for e in self._recalled if e.distribution == owner and e.device == device.name and op.name in e.counts]
-        latest = max(known, key=lambda e: (self._is_current(e), e.time), default=None)
+        full = max((e.time for e in known if e.mode == "full"), default="")
+        known = [e for e in known if e.mode == "full" or e.time > full]  # a full run does all that a quick one does
+        latest = max(known, key=lambda e: (self._is_current(e), e.counts[op.name]["failed"] > 0, e.time), default=None)
         counts = Counter(latest.counts[op.name]) if latest else Counter()
         return Cell(support(op, device), latest, latest is not None and self._is_current(latest), counts)
 

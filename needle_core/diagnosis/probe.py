@@ -25,7 +25,7 @@ import numpy as np
 
 import needle_core as ndl
 from needle_core.backend import default_device_reason, open_backend
-from needle_core.diagnosis.common import Common, changes
+from needle_core.diagnosis.shared_state import SharedState, changes
 from needle_core.errors import DeviceError, DeviceUnavailableError, NeedleError, PluginError
 from needle_core.fallback import fallbacks
 from needle_core.plugins import activation, registry
@@ -48,7 +48,7 @@ class Teller:
 
     def __init__(self, report: Path, others: list[Plugin]) -> None:
         self._report = report
-        self._common = Common()
+        self._shared = SharedState()
         self._elsewhere = tuple(f"{plugin}: " for plugin in others)
 
     def tell(self, **what: Any) -> None:
@@ -59,7 +59,7 @@ class Teller:
         """Do `action`; tell what it raised, warned of, and changed of what is common to all."""
         self._begin(name)
         with warnings.catch_warnings(record=True) as caught:
-            before, begun = self._common.look(), time.perf_counter()
+            before, begun = self._shared.look(), time.perf_counter()
             try:
                 return action()
             except BaseException as cause:  # SystemExit too
@@ -70,7 +70,7 @@ class Teller:
                 for warning in caught:
                     if not str(warning.message).startswith(self._elsewhere):  # what is wrong with others is told of them
                         self.tell(level="warning", text=f"{warning.category.__name__}: {warning.message}")
-                for change in changes(before, self._common.look()):
+                for change in changes(before, self._shared.look()):
                     self.tell(level="warning", text=change)
                 self._begin("")
 

@@ -45,7 +45,7 @@ _LOOKS: Final[Mapping[str, Callable[[], dict[str, object]]]] = {
 _FUNCTIONS: Final = "functions of other packages"
 
 
-class Common:
+class SharedState:
     """What is shared by the modules that are loaded when this is made: they belong to others than the plugin."""
 
     def __init__(self) -> None:
