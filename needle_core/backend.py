@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, get_origin
 
+import numpy as np
 import numpy.typing as npt
 
 from needle_core.errors import ArgumentError, DeviceError, DeviceUnavailableError, NeedleError, warn
@@ -62,6 +63,8 @@ class Backend(ABC):
         A backend whose buffers can tell without a copy to the host should say so here.
         """
         array = self.to_numpy(buffer)
+        if not isinstance(array, np.ndarray):  # one of NumPy's numbers has a shape too
+            raise TypeError(f"{type(array).__name__} is no array")
         return array.shape, array.dtype.name
 
     def bind(

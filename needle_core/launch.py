@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 import numpy as np
 
 import needle_core as ndl  # the ops, which need this first
-from needle_core.errors import BoundsError, KernelError, NeedleError
+from needle_core.errors import BoundsError, KernelError, NeedleError, brief
 from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, MEET, Spec
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -74,26 +74,33 @@ def _launch_many(op: Op[..., Any], kernel: Callable[..., Any], specs: tuple[Spec
     def run(*args: Tensor) -> tuple[Tensor, ...]:
         buffers = (*map(_buffer_of, args),)
         try:
-            results = tuple(kernel(*buffers))
+            results = kernel(*buffers)
+            if not isinstance(results, tuple | list) or len(results) != len(specs):
+                count = f"{len(results)} results" if isinstance(results, tuple | list) else brief(results)
+                raise KernelError(f"the kernel returned {count}, not a tuple of {len(specs)}", details=op.blame(args))
         except Exception as cause:
             fail(op, cause, args)
-        return record_many(op, args, buffers, results, specs, attrs)
+        return record_many(op, args, buffers, tuple(results), specs, attrs)
 
     return run
 
 
 def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-    """Run a composite that has a gradient rule of its own: its body goes unrecorded, the call is recorded as one node."""
+    """Run a composite; if it has a gradient rule of its own, its body goes unrecorded, and the call is recorded as one node."""
+    is_ruled = op.rules is not None or op.joint is not None
 
     def run(*args: Tensor) -> Any:
-        if not (mode.grad and any(a.tracked for a in args)):
-            return own(body(*args, **attrs), args)
+        if not (is_ruled and mode.grad and any(a.tracked for a in args)):
+            result = body(*args, **attrs)
+            _require_promised(op, result, spec, args)
+            return own(result, args)
         buffers = (*map(_buffer_of, args),)
         mode.grad = False
         try:
             result = body(*args, **attrs)
         finally:
             mode.grad = True
+        _require_promised(op, result, spec, args)
         if isinstance(spec, tuple):
             return record_many(op, args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
         y = tensor_of(spec, result.buffer)
@@ -103,6 +110,19 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
         return y
 
     return run
+
+
+def _require_promised(op: Op[..., Any], result: Any, spec: Spec | tuple[Spec, ...], args: tuple[Tensor, ...]) -> None:
+    """Refuse what a body returned if it is not what the door has promised."""
+    if isinstance(result, Tensor) and result.spec is spec:
+        return
+    specs = spec if isinstance(spec, tuple) else (spec,)
+    results = result if isinstance(spec, tuple) and isinstance(result, tuple | list) else (result,)
+    found = [y.spec if isinstance(y, Tensor) else brief(y) for y in results]
+    if found != [*specs]:
+        details = {"returned": ", ".join(map(str, found)), "promised": ", ".join(map(str, specs))}
+        error = KernelError("the body returned something else than the front door has promised", details=details)
+        raise error.located(op.name, op.describe(args))
 
 
 def in_class(cls: type[tuple[Any, ...]], run: Run) -> Run:
@@ -183,6 +203,6 @@ def of_two(op: Op[..., R], pairs: dict[Any, tuple[Any, ...]]) -> Callable[[Any, 
 
 def own(result: Any, args: tuple[Tensor, ...]) -> Any:
     """What a body returned, as tensors of its own: an operand that came back would take part in what becomes of the result."""
-    if isinstance(result, tuple):
+    if isinstance(result, tuple | list):
         return tuple(own(y, args) for y in result)
     return ndl.ops.positive(result) if any(result is a for a in args) else result

@@ -24,7 +24,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_two, own
+from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_two
 from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -256,10 +256,7 @@ class Op(Generic[P, R]):
             from needle_core.fallback import host_kernel
 
             return launch(self, host_kernel(self.name, canonical, specs, spec), spec, canonical)
-        body = self.body
-        if self.rules is None and self.joint is None:
-            return lambda *args: own(body(*args, **canonical), args)
-        return launch_body(self, body, spec, canonical)
+        return launch_body(self, self.body, spec, canonical)
 
     def run_body(self, *tensors: Tensor, **attrs: Any) -> Any:
         """What the body of a composite gives, also where a backend has a kernel for it."""

@@ -438,6 +438,48 @@ def test_foreign_operand_is_moved_to_the_device_of_the_tensors() -> None:
     assert result.device is X.device
 
 
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (lambda x: x.sum(), "float32[] on"),
+        (lambda x: x.astype("float64"), "float64[1, 2] on"),
+        (lambda x: (x, x), "tuple (Tensor("),
+        (lambda x: None, "None"),
+        (lambda x: 2.0, "2.0"),
+    ],
+    ids=["shape", "dtype", "two", "nothing", "number"],
+)
+@pytest.mark.parametrize("ruled", [False, True])
+def test_body_must_return_what_its_door_promises(returned: Callable[[Tensor], Any], text: str, ruled: bool) -> None:
+    @composite(elementwise)
+    def strange(x: Tensor) -> Any:
+        return returned(x)
+
+    if ruled:
+        strange.vjp(lambda g, y, x: g)
+    for x in (X, Tensor(X, requires_grad=True)):
+        with pytest.raises(KernelError) as caught:
+            strange(x)
+        first, operand, found, promised = str(caught.value).splitlines()
+        assert first == "strange: the body returned something else than the front door has promised"
+        assert (operand, promised) == (f"  x: {SPEC}", f"  promised: {SPEC}")
+        assert found.startswith(f"  returned: {text}")
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"), [(lambda x: x, "ndarray"), (lambda x: (x, x, x), "3 results")], ids=["one", "three"]
+)
+def test_kernel_must_return_as_many_results_as_its_door_promises(
+    returned: Callable[[Any], Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @primitive(lambda x: ((x, x), {}))
+    def pair(x: Tensor) -> Any: ...
+
+    monkeypatch.setitem(KERNELS, ("pair", BACKEND), returned)
+    with pytest.raises(KernelError, match=f"^pair: the kernel returned {text}.*, not a tuple of 2"):
+        pair(X)
+
+
 def test_index_error_of_a_kernel_that_takes_integers_is_a_bounds_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise IndexError("index 9 is out of bounds")
