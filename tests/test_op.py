@@ -467,7 +467,7 @@ def test_body_must_return_what_its_door_promises(returned: Callable[[Tensor], An
 
 
 @pytest.mark.parametrize(
-    ("returned", "text"), [(lambda x: x, "ndarray"), (lambda x: (x, x, x), "3 results")], ids=["one", "three"]
+    ("returned", "text"), [(lambda x: x, "ndarray|1 results"), (lambda x: (x, x, x), "3 results")], ids=["one", "three"]
 )
 def test_kernel_must_return_as_many_results_as_its_door_promises(
     returned: Callable[[Any], Any], text: str, monkeypatch: pytest.MonkeyPatch
@@ -476,7 +476,7 @@ def test_kernel_must_return_as_many_results_as_its_door_promises(
     def pair(x: Tensor) -> Any: ...
 
     monkeypatch.setitem(KERNELS, ("pair", BACKEND), returned)
-    with pytest.raises(KernelError, match=f"^pair: the kernel returned {text}.*, not a tuple of 2"):
+    with pytest.raises(KernelError, match=f"^pair: the kernel returned ({text}).*, not a tuple of 2"):
         pair(X)
 
 
