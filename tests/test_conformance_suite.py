@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from needle_core.backend import device
 from needle_core.errors import ArgumentError, DeviceError, PluginError
 from needle_core.plugins import registry
 from needle_core.testing import CASES, Check, MismatchError, check, checks
@@ -38,6 +40,7 @@ def needle_conformance(registrar):
     samples = [sample(real(3)), sample(real(2, 3))]
     registrar.case("twice", lambda x: 2 * x, samples, gradient=COMPLEX, exact=True, result=floats)
 """
+SOON = f"{date.today().year + 1}-12-31"
 EXPECT = '    registrar.expect_failure("{pattern}", "it is known", until="{until}")\n'
 WRONG = TWICE.replace("x + x", "x * 3")
 PRIMITIVE = (
@@ -49,6 +52,24 @@ def needle_register_kernels(registrar, backend):
         registrar.kernels({"double": lambda x: x + x})
 """
 )
+PAIR = """
+from needle_numpy_backend.backend import NumpyBackend
+
+class Left(NumpyBackend):
+    name = "left"
+    def devices(self):
+        return ["left"]
+
+class Right(NumpyBackend):
+    name = "right"
+    def devices(self):
+        return ["right"]
+
+@hookimpl
+def needle_register_backends(registrar):
+    registrar.backend(Left)
+    registrar.backend(Right)
+"""
 OPTIMIZER = """
 from needle_core.optim import Optimizer
 
@@ -83,7 +104,10 @@ def test_an_op_is_checked_on_every_backend_that_opens(site: Site) -> None:
     site.install("needle-shut-backend", {"backends": {"shut": "needle_shut_backend"}}, HEAD + "raise OSError('no driver')")
     made = suite("twice")
     assert set(made.devices) >= {"loopback:0", "numpy", "spare"}
-    assert made.absent == {"shut": "needle-shut-backend 1.0: import: OSError: no driver"}
+    assert made.absent == {
+        "shut": "needle-shut-backend 1.0: import: OSError: no driver",
+        "guards around operands on spare": "its memory is not the host's, or from_numpy copies",
+    }
     assert (made.name, made.distribution, made.version, made.mode) == ("twice", "needle-twice", "1.5", "full")
     assert "twice/forward/(2,3)/float32/contiguous on loopback:0" in {planned.id for planned in made.checks}
     assert {r.planned.device for r in run(made, made.checks).results if r.outcome == "failed"} == {"spare"}  # has no kernels
@@ -221,7 +245,7 @@ def test_samples_that_promise_nothing_fail(site: Site) -> None:
 
 
 def test_an_expected_failure_is_none(site: Site) -> None:
-    expected = EXPECT.format(pattern="twice/*/*", until="2999-12-31").replace("twice/*/*", "twice/[!c]*")
+    expected = EXPECT.format(pattern="twice/*/*", until=SOON).replace("twice/*/*", "twice/[!c]*")
     install(site, WRONG + CASE + expected)
     done = report(device="numpy")
     assert done.counts["expected"] > 10
@@ -230,7 +254,7 @@ def test_an_expected_failure_is_none(site: Site) -> None:
 
 
 def test_an_expected_failure_that_passes_fails(site: Site) -> None:
-    expected = EXPECT.format(pattern="twice/forward/(3)/float32/contiguous", until="2999-12-31")
+    expected = EXPECT.format(pattern="twice/forward/(3)/float32/contiguous", until=SOON)
     install(site, TWICE + CASE + expected)
     assert failed(report(device="numpy")) == {
         "twice/forward/(3)/float32/contiguous on numpy": "passes, and is expected to fail: it is known"
@@ -245,7 +269,7 @@ def test_an_expected_failure_past_its_date_fails(site: Site) -> None:
 
 
 def test_a_pattern_that_fits_no_check_fails(site: Site) -> None:
-    install(site, TWICE + CASE + EXPECT.format(pattern="some/*", until="2999-12-31"))
+    install(site, TWICE + CASE + EXPECT.format(pattern="some/*", until=SOON))
     assert failed(report()) == {
         "expectations/pattern/some/*": "no check has an id like that; its failure was expected because it is known"
     }
@@ -253,14 +277,14 @@ def test_a_pattern_that_fits_no_check_fails(site: Site) -> None:
 
 @pytest.mark.parametrize("options", [{"quick": True}, {"device": "numpy"}], ids=str)
 def test_a_pattern_may_fit_no_check_of_a_part(site: Site, options: dict[str, Any]) -> None:
-    expected = EXPECT.format(pattern="twice/forward/(3)/float16/flipped on loopback:1", until="2999-12-31")
+    expected = EXPECT.format(pattern="twice/forward/(3)/float16/flipped on loopback:1", until=SOON)
     install(site, TWICE + CASE + expected)
     assert report(**options).ok
 
 
 def test_a_pattern_for_a_device_that_is_not_there_may_fit_nothing(site: Site) -> None:
     site.install("needle-shut-backend", {"backends": {"shut": "needle_shut_backend"}}, HEAD + "raise OSError('no driver')")
-    install(site, TWICE + CASE + EXPECT.format(pattern="twice/* on shut", until="2999-12-31"))
+    install(site, TWICE + CASE + EXPECT.format(pattern="twice/* on shut", until=SOON))
     assert report().ok
 
 
@@ -278,10 +302,139 @@ def test_a_declared_roundoff_is_applied(site: Site) -> None:
     assert "twice/forward/(3)/float64/contiguous on numpy" in wrong
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [(f"registrar.roundoff('matmul', 'float32', {u}, 'tensor cores')", f"u is {u}, and must be less than 0.25")
+     for u in (0.25, 0.99)]
+    + [("registrar.expect_failure('*', 'it is known', '2999-01-01')", "until is 2999-01-01, and must not be later than 20")],
+)  # fmt: skip
+def test_declarations_that_would_excuse_everything_are_refused(site: Site, line: str, text: str) -> None:
+    install(site, TWICE + CASE + f"    {line}\n")
+    with pytest.raises(PluginError, match=text):
+        suite("twice")
+
+
+def test_two_backends_of_one_distribution_are_told_apart(site: Site) -> None:
+    site.install("needle-pair", {"backends": {"left": "needle_pair", "right": "needle_pair"}}, HEAD + PAIR)
+    ids = [planned.id for planned in suite("needle-pair", quick=True).checks]
+    assert len(set(ids)) == len(ids)
+    assert {"add/arguments/() () on left", "add/arguments/() () on right"} <= set(ids)
+
+
+def test_two_checks_of_one_id_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, TWICE + CASE)
+    generate = check.checks_of_op
+    monkeypatch.setattr(check, "checks_of_op", lambda *args, **options: 2 * list(generate(*args, **options)))
+    with pytest.raises(PluginError, match=r"twice: \d+ checks have the id of another\n  the first: twice/declaration"):
+        suite("twice")
+
+
 def test_without_the_loopback_device_optimizers_are_checked_on_the_default(site: Site) -> None:
     code = "from needle_core.testing.suite import suite; made = suite('Adam'); print(made.devices, *made.absent)"
     told = site.python(code, NEEDLE_PLUGINS="numpy,optimizers")
     assert told.stdout == "['numpy'] loopback\n", told.stderr
+
+
+# -- what was not checked -----------------------------------------------------------------------------------------------------
+
+
+def test_what_takes_two_devices_is_left_out_where_there_is_one(site: Site) -> None:
+    code = """
+from needle_core.testing.suite import suite
+made = suite("numpy", quick=True)
+ids = [planned.id for planned in made.checks]
+print(made.absent["numpy beside another device"], sum("/devices/" in i for i in ids), made.promised["devices"])
+for planned in made.checks:
+    if "/devices/" in planned.id or planned.id.startswith("modules/") or "/count/" in planned.id:
+        planned()
+"""
+    told = site.python(code, NEEDLE_PLUGINS="numpy")
+    assert told.stdout == "no other device can be opened 0 0\n", told.stderr
+
+
+def test_a_device_that_does_not_count_its_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert suite("numpy", quick=True).absent == {"leaks of numpy": "its memory_stats does not tell the bytes in use"}
+    assert suite("loopback", quick=True).absent == {}
+    monkeypatch.setattr(type(device("numpy").backend), "from_numpy", lambda self, array, device: array.copy())
+    assert suite("numpy", quick=True).absent["guards around operands on numpy"]
+
+
+# -- gradients that nobody checks ---------------------------------------------------------------------------------------------
+
+CUBE = """
+import numpy as np
+from needle_core.doors import floating
+from needle_core.op import composite
+from needle_core.tensor_op import TensorOp
+from needle_core.testing.samples import COMPLEX, at, floats, real, sample
+
+@composite(floating)
+def cube(x):
+    return x * x * x
+
+{change}
+
+@hookimpl
+def needle_register_ops(registrar):
+    registrar.op(cube)
+
+@hookimpl
+def needle_conformance(registrar):
+    registrar.case("cube", lambda x: x**3, [{samples}], {fields} dtypes=("float32", "float64"), rounds=8)
+"""
+RULE = "cube.vjp(lambda g, y, x: 17 * g * x)"
+JOINT = "cube.vjp_joint(lambda g, y, x: [17 * g * x])"
+CLASS = """
+class cube(TensorOp):
+    def compute(self, x):
+        return x * x * x
+    def gradient(self, out_grad, node):
+        return 17 * out_grad * node.inputs[0]
+
+cube = cube()
+"""
+WITHOUT = CLASS.partition("    def gradient")[0] + "\ncube = cube()\n"
+
+
+def wrong_in_cube(site: Site, change: str = "", fields: str = "", samples: str = "sample(real(3))") -> dict[str, str]:
+    """What fails, but for the other dtypes, of which the case says nothing."""
+    install(site, CUBE.format(change=change, fields=fields, samples=samples), name="cube")
+    return {i: text for i, text in failed(report("cube", device="numpy")).items() if "/undeclared/" not in i}
+
+
+@pytest.mark.parametrize(
+    ("change", "source"),
+    [("", "a body"), (RULE, "gradient rules"), (JOINT, "a joint rule"), (CLASS, "a `gradient`")],
+    ids=["body", "rule", "joint rule", "class"],
+)
+def test_gradients_that_are_not_declared_fail(site: Site, change: str, source: str) -> None:
+    (text,) = wrong_in_cube(site, change).values()
+    assert text.startswith(f"the op has {source}"), text
+
+
+@pytest.mark.parametrize("change", [RULE, JOINT, CLASS], ids=["rule", "joint rule", "class"])
+def test_wrong_gradients_that_are_declared_fail(site: Site, change: str) -> None:
+    assert "cube/gradient/(3)/float64 on numpy" in wrong_in_cube(site, change, "gradient=COMPLEX,")
+
+
+def test_gradients_without_a_sample_fail(site: Site) -> None:
+    wrong = wrong_in_cube(site, RULE, "gradient=COMPLEX,", "at([1.0, 2.0]), sample(real(0))")
+    assert wrong["cube/declaration/gradient on numpy"].startswith("no sample has a gradient")
+
+
+def test_gradients_that_are_found_in_an_unknown_way_fail(site: Site) -> None:
+    wrong = wrong_in_cube(site, "", "gradient='by hand',")
+    assert wrong["cube/declaration/gradient on numpy"].startswith("`gradient` is 'by hand'")
+
+
+def test_gradients_may_be_left_out_with_a_reason_which_is_told(site: Site) -> None:
+    assert wrong_in_cube(site, RULE, "undifferentiated='a straight-through estimate',") == {}
+    assert suite("cube").absent["gradients of cube"] == "a straight-through estimate"
+
+
+@pytest.mark.parametrize("change", ["cube.vjp(None)", WITHOUT], ids=["none", "class without"])
+def test_an_op_without_gradients_needs_no_reason(site: Site, change: str) -> None:
+    assert wrong_in_cube(site, change) == {}
 
 
 # -- names --------------------------------------------------------------------------------------------------------------------

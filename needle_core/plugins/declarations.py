@@ -7,15 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from needle_core.errors import ArgumentError
 
 if TYPE_CHECKING:
     from needle_core.testing.optimizers import OptimizerCase
     from needle_core.testing.samples import Case
 
 Probe: TypeAlias = Callable[[], str]
+
+GREATEST: Final = 0.25
+"""The unit roundoff that no declared one reaches: bfloat16 has 1/256."""
+LONGEST: Final = timedelta(days=2 * 366)
+"""How far ahead a failure may be expected."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,13 @@ class Limit:
     dtype: str
     u: float
     reason: str
+
+    def __post_init__(self) -> None:
+        if not self.u < GREATEST:
+            raise ArgumentError(
+                f"u is {self.u!r}, and must be less than {GREATEST}: with more, almost any result would pass",
+                hint="registrar.expect_failure declares checks that fail",
+            )
 
     def __str__(self) -> str:
         return f"{self.op} in {self.dtype}: u = {self.u:.2g}, {self.reason}"
@@ -38,6 +52,10 @@ class ExpectedFailure:
     pattern: str
     reason: str
     until: date
+
+    def __post_init__(self) -> None:
+        if self.until > (latest := date.today() + LONGEST):
+            raise ArgumentError(f"until is {self.until}, and must not be later than {latest}: what fails is looked at again")
 
     def covers(self, check: str) -> bool:
         return matches(self.pattern, check)

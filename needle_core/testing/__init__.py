@@ -12,6 +12,7 @@ A plugin's own tests take five lines:
     trajectories   the language in which an optimizer is declared
     FAMILY         what is declared of the core's ops, one module for each family; layers, of the layers
     check          which checks an op gets; bounds, values, memory, gradients and refusals hold them
+    promises       how many checks there must be
     transfers      the checks of a backend apart from its ops
     optimizers     the checks of an optimizer
     modules        the checks of modules

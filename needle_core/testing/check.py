@@ -1,10 +1,11 @@
-"""Which checks follow from a declaration, and how many.
+"""Which checks follow from a declaration.
 
+    declaration      that the gradients of an op which has them are checked
     forward          values, shapes and dtypes of each sample in each dtype, and in each layout
     body             the same of a composite's body, where a backend may have a kernel instead
     special          nan, infinities, zeros of both signs, the least and the greatest numbers
     empty            each size of a sample in turn set to 0
-    broadcast        operands of all pairs of ranks up to 3, and gradients summed back
+    broadcast        two or three operands of all pairs of ranks up to 3, and gradients summed back
     large            more elements than fit into 16 bits (not in `quick`)
     undeclared       dtypes that are not declared are refused
     scalars          Python numbers are weak
@@ -13,22 +14,22 @@
     gradient         against the derivatives of the reference; `gradient dtypes`, `second order`, and `kink`
     refusal          what is declared to fail does; `arguments` and `devices` are refused by every op alike
 
-Each kind has a generator, and beside it the number of its checks as a formula over the declaration: the suite compares them
-with what ran. `quick` takes two dtypes, two layouts and fewer pairs of shapes. The checks of a backend apart from its ops are
-those of transfers.py.
+Each kind has a generator here; how many checks it must make, promises.py says, which knows nothing of this module. `quick`
+takes two dtypes, two layouts and fewer pairs of shapes. The checks of a backend apart from its ops are those of transfers.py.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from needle_core.op import OPS
 from needle_core.spec import DTYPES
+from needle_core.tensor_op import TensorOp
+from needle_core.testing.bounds import results_of
 from needle_core.testing.gradients import (
     check_gradient,
     check_gradient_dtypes,
@@ -38,8 +39,8 @@ from needle_core.testing.gradients import (
 from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.memory import check_memory, check_repeat
 from needle_core.testing.refusals import check_arguments, check_devices, check_refusal
-from needle_core.testing.samples import FLOATING, Case, Check, Sample, Shape
-from needle_core.testing.transfers import checks_of_backend, promised_by_backend
+from needle_core.testing.samples import COMPLEX, DIFFERENCES, FLOATING, Case, Check, MismatchError, Sample, Shape
+from needle_core.testing.transfers import checks_of_backend, other_device
 from needle_core.testing.values import (
     check_empty,
     check_forward,
@@ -51,34 +52,24 @@ from needle_core.testing.values import (
     emptied,
 )
 
-__all__ = ["checks_of_backend", "checks_of_op", "promised_by_backend", "promised_by_op"]
+__all__ = ["checks_of_backend", "checks_of_op"]
 
 QUICK_DTYPES: Final = ("float32", "float64")
 QUICK_LAYOUTS: Final = ("transposed", "stepped")
 MIXTURES: Final = (("float16",), ("float32", "bfloat16", "float64"))
 LEFT: Final[tuple[Shape, ...]] = ((), (4,), (1, 4), (2, 1, 4))  # by rank
 RIGHT: Final[tuple[Shape, ...]] = ((), (1,), (3, 1), (1, 3, 1))
+THIRD: Final[tuple[Shape, ...]] = ((), (4,), (3, 4), (2, 1, 1))
 MANY: Final = 2**17 + 3
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of checks: what makes them, and how many it must make."""
-
-    name: str
-    make: Callable[[Case, int, bool], Iterator[Check]]
-    count: Callable[[Case, bool], int]
+Generator: TypeAlias = Callable[[Case, int, bool], Iterator[Check]]
 
 
 def checks_of_op(case: Case, seed: int = 0, *, quick: bool = False) -> Iterator[Check]:
     """All checks of one op on the default device."""
-    for kind in KINDS:
-        yield from kind.make(case, seed, quick)
-
-
-def promised_by_op(case: Case, *, quick: bool = False) -> Counter[str]:
-    """How many checks of each kind there must be, from the declaration alone."""
-    return Counter({kind.name: kind.count(case, quick) for kind in KINDS})
+    for make in GENERATORS:
+        yield from make(case, seed, quick)
 
 
 # -- choices of dtypes, layouts and samples -----------------------------------------------------------------------------------
@@ -119,6 +110,44 @@ def _check(case: Case, kind: str, sample: object, *rest: str, run: Callable[[], 
     return Check("/".join([case.name, kind, str(sample), *rest]), run, size or getattr(sample, "size", 0))
 
 
+# -- the declaration --------------------------------------------------------------------------------------------------------
+
+
+def _declaration(case: Case, seed: int, quick: bool) -> Iterator[Check]:
+    yield _check(case, "declaration", "gradient", run=partial(check_declaration, case))
+
+
+def check_declaration(case: Case) -> None:
+    """Gradients that an op has are checked, or the case says why not."""
+    place = f"{case.name}/declaration/gradient"
+    if case.gradient is None:
+        if (source := _source_of_gradients(case)) and not case.undifferentiated.strip():
+            raise MismatchError(
+                f"{place}: the op has {source}, and its case has no `gradient`, so that nobody checks it: COMPLEX or "
+                "DIFFERENCES says how; or `undifferentiated` says why not"
+            )
+    elif case.gradient not in (COMPLEX, DIFFERENCES):
+        raise MismatchError(f"{place}: `gradient` is {case.gradient!r}, and not COMPLEX or DIFFERENCES")
+    elif case.undifferentiated:
+        raise MismatchError(f"{place}: the case has a `gradient`, and says in `undifferentiated` that there is none")
+    elif not _plantable(case):
+        raise MismatchError(f"{place}: no sample has a gradient: one is needed that is drawn, with `real`, and not empty")
+
+
+def _source_of_gradients(case: Case) -> str:
+    """What gives the op gradients; empty if nothing does."""
+    op = OPS[case.name]
+    if isinstance(op, TensorOp):
+        return "a `gradient`" if type(op).gradient is not TensorOp.gradient else ""
+    if op.joint is not None:
+        return "a joint rule"
+    if op.rules is not None:
+        return "gradient rules" if any(op.rules) else ""
+    flows = any(d in FLOATING and any(r.is_floating for r in results_of(case, s, d))
+                for s in case.samples if _reals(s) for d in case.dtypes)  # fmt: skip
+    return "a body, through which gradients flow" if op.body is not None and flows else ""
+
+
 # -- values -----------------------------------------------------------------------------------------------------------------
 
 
@@ -130,10 +159,6 @@ def _forward(case: Case, seed: int, quick: bool) -> Iterator[Check]:
             yield _check(case, "forward", s, dtype, layout, run=run)
 
 
-def _forward_count(case: Case, quick: bool) -> int:
-    return sum(len(_dtypes(case, s, quick)) + len(_layouts(s, quick)) for s in case.samples)
-
-
 def _body(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     if OPS[case.name].body is None:
         return
@@ -141,10 +166,6 @@ def _body(case: Case, seed: int, quick: bool) -> Iterator[Check]:
         for dtype in _dtypes(case, s, quick):
             run = partial(check_forward, case, s, dtype, body=True, seed=seed)
             yield _check(case, "body", s, dtype, "contiguous", run=run)
-
-
-def _body_count(case: Case, quick: bool) -> int:
-    return sum(len(_dtypes(case, s, quick)) for s in case.samples) if OPS[case.name].body is not None else 0
 
 
 def _special(case: Case, seed: int, quick: bool) -> Iterator[Check]:
@@ -155,10 +176,6 @@ def _special(case: Case, seed: int, quick: bool) -> Iterator[Check]:
         for s in _plantable(case):
             for dtype in _floating(case, quick):
                 yield _check(case, "special", s, dtype, run=partial(check_planted, case, s, dtype, seed))
-
-
-def _special_count(case: Case, quick: bool) -> int:
-    return len(_floating(case, quick)) * (1 if case.pointwise else len(_plantable(case)))
 
 
 def _floating(case: Case, quick: bool) -> list[str]:
@@ -176,10 +193,6 @@ def _empty(case: Case, seed: int, quick: bool) -> Iterator[Check]:
         yield _check(case, "empty", s, f"for {size}", _main(case, s), run=partial(check_empty, case, s, _main(case, s), seed))
 
 
-def _empty_count(case: Case, quick: bool) -> int:
-    return len(_sizes(case)[1])
-
-
 def _sizes(case: Case) -> tuple[Sample, list[int]]:
     """The sample with the most axes, and the sizes of its axes."""
     widest = max(case.samples, key=lambda s: s.smooth * sum(len(i.shape) for i in s.inputs))
@@ -187,9 +200,9 @@ def _sizes(case: Case) -> tuple[Sample, list[int]]:
 
 
 def _broadcast(case: Case, seed: int, quick: bool) -> Iterator[Check]:
-    for left, right in _pairs(case, quick):
+    for shapes in _pairs(case, quick):
         first = case.samples[0]
-        s = replace(first, inputs=tuple(replace(i, shape=x) for i, x in zip(first.inputs, (left, right), strict=True)))
+        s = replace(first, inputs=tuple(replace(i, shape=x) for i, x in zip(first.inputs, shapes, strict=False)))
         yield _check(case, "broadcast", s, run=partial(_check_broadcast, case, s, seed))
 
 
@@ -199,24 +212,18 @@ def _check_broadcast(case: Case, sample: Sample, seed: int) -> None:
         check_gradient(case, sample, seed)
 
 
-def _broadcast_count(case: Case, quick: bool) -> int:
-    return len(_pairs(case, quick))
-
-
-def _pairs(case: Case, quick: bool) -> list[tuple[Shape, Shape]]:
-    if not case.pointwise or len(case.samples[0].inputs) != 2:
+def _pairs(case: Case, quick: bool) -> list[tuple[Shape, Shape, Shape]]:
+    """Shapes of two operands, and of a third if there is one."""
+    if not case.pointwise or len(case.samples[0].inputs) not in (2, 3):
         return []
-    return [(LEFT[p], RIGHT[q]) for p, q in itertools.product(range(4), repeat=2) if not quick or p + q == 3]
+    pairs = itertools.product(range(4), repeat=2)
+    return [(LEFT[p], RIGHT[q], THIRD[(p + q) % 4]) for p, q in pairs if not quick or p + q == 3]
 
 
 def _large(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in _many(case, quick):
         dtype = _main(case, s) if case.exact or case.pointwise or "float64" not in case.dtypes else "float64"
         yield _check(case, "large", s, dtype, run=partial(check_large, case, s, dtype, seed))
-
-
-def _large_count(case: Case, quick: bool) -> int:
-    return 0 if quick else len(case.large) + case.pointwise
 
 
 def _many(case: Case, quick: bool) -> list[Sample]:
@@ -233,20 +240,11 @@ def _undeclared(case: Case, seed: int, quick: bool) -> Iterator[Check]:
             yield _check(case, "undeclared", dtype, run=partial(check_undeclared, case, dtype, seed))
 
 
-def _undeclared_count(case: Case, quick: bool) -> int:
-    return len(DTYPES) - len(case.dtypes) if any(map(_reals, case.samples)) else 0
-
-
 def _scalars(case: Case, seed: int, quick: bool) -> Iterator[Check]:
-    if _scalars_count(case, quick):
+    if case.pointwise and _reals(case.samples[0]) > 1:
         for i, given in enumerate(case.samples[0].inputs):
             if given.kind == "real":
                 yield _check(case, "scalars", f"operand {i}", run=partial(check_scalar, case, i, seed))
-
-
-def _scalars_count(case: Case, quick: bool) -> int:
-    n = _reals(case.samples[0])
-    return n if case.pointwise and n > 1 else 0
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------
@@ -256,10 +254,6 @@ def _memory(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in case.samples:
         dtype = _main(case, s)
         yield _check(case, "memory", s, dtype, run=partial(check_memory, case, s, dtype, seed))
-
-
-def _memory_count(case: Case, quick: bool) -> int:
-    return len(case.samples)
 
 
 def _repeat(case: Case, seed: int, quick: bool) -> Iterator[Check]:
@@ -281,19 +275,11 @@ def _second_order(case: Case, seed: int, quick: bool) -> Iterator[Check]:
         yield _check(case, "second order", s, "float64", run=partial(check_second_order, case, s, seed))
 
 
-def _gradient_count(case: Case, quick: bool) -> int:
-    return len(_smooth(case))
-
-
 def _gradient_dtypes(case: Case, seed: int, quick: bool) -> Iterator[Check]:
     for s in _smooth(case):
         for dtypes in _mixtures(case, quick):
             run = partial(check_gradient_dtypes, case, s, dtypes, seed)
             yield _check(case, "gradient dtypes", s, " ".join(dtypes), run=run)
-
-
-def _gradient_dtypes_count(case: Case, quick: bool) -> int:
-    return len(_smooth(case)) * len(_mixtures(case, quick))
 
 
 def _mixtures(case: Case, quick: bool) -> list[list[str]]:
@@ -320,31 +306,12 @@ def _arguments(case: Case, seed: int, quick: bool) -> Iterator[Check]:
 
 
 def _devices(case: Case, seed: int, quick: bool) -> Iterator[Check]:
-    if _devices_count(case, quick):
+    if any(len(s.inputs) > 1 for s in case.samples) and other_device() is not None:
         yield _check(case, "devices", "two", run=partial(check_devices, case, seed))
 
 
-def _devices_count(case: Case, quick: bool) -> int:
-    return int(any(len(s.inputs) > 1 for s in case.samples))
-
-
-KINDS: Final = (
-    Kind("forward", _forward, _forward_count),
-    Kind("body", _body, _body_count),
-    Kind("special", _special, _special_count),
-    Kind("empty", _empty, _empty_count),
-    Kind("broadcast", _broadcast, _broadcast_count),
-    Kind("large", _large, _large_count),
-    Kind("undeclared", _undeclared, _undeclared_count),
-    Kind("scalars", _scalars, _scalars_count),
-    Kind("memory", _memory, _memory_count),
-    Kind("repeat", _repeat, lambda case, quick: 1),
-    Kind("gradient", _gradient, _gradient_count),
-    Kind("gradient dtypes", _gradient_dtypes, _gradient_dtypes_count),
-    Kind("second order", _second_order, _gradient_count),
-    Kind("kink", _kinks, lambda case, quick: len(case.kinks)),
-    Kind("refusal", _refusals, lambda case, quick: len(case.refusals)),
-    Kind("arguments", _arguments, lambda case, quick: 1),
-    Kind("devices", _devices, _devices_count),
-)
+GENERATORS: Final[tuple[Generator, ...]] = (
+    _declaration, _forward, _body, _special, _empty, _broadcast, _large, _undeclared, _scalars, _memory, _repeat, _gradient,
+    _gradient_dtypes, _second_order, _kinks, _refusals, _arguments, _devices,
+)  # fmt: skip
 """In the order of running."""

@@ -1,9 +1,10 @@
 """The loopback device: an honest accelerator in disguise, to test on any machine what only accelerators get wrong.
 
 Its buffers tell nothing and turn into no array; values leave and enter through `to_numpy` and `from_numpy` alone, which copy.
-It has kernels for the primitives of the core and for nothing else: those of the best host backend that is installed. Memory is
-poison until it is written and again when it is freed, and stands between guards, which are looked at after every kernel. There
-are two devices, loopback:0 and loopback:1, so that things can be on the wrong one.
+It has kernels for the primitives of the core and for nothing else: those of the best host backend that is installed. They read
+operands that stand between guards, which are looked at after every kernel; their results lie in the host's memory, and are
+copied into such memory. What is freed becomes poison, and `empty` gives poison. There are two devices, loopback:0 and
+loopback:1, so that things can be on the wrong one.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import numpy as np
 
 import needle_core as ndl
 from needle_core import checkpoint, nn
-from needle_core.errors import ArgumentError, DeviceUnavailableError, NeedleError, PluginError, ShapeError, StateError
+from needle_core.errors import ArgumentError, NeedleError, ShapeError, StateError
 from needle_core.plugins import registry
 from needle_core.random import default_generator
 from needle_core.spec import DTYPES, Device
@@ -33,6 +33,7 @@ from needle_core.testing.bounds import ROUNDOFF, compare, jacobian
 from needle_core.testing.gradients import GRADIENT_ROUNDS, cotangents
 from needle_core.testing.layers import LAYERS, Layer
 from needle_core.testing.samples import Array, Case, Check, MismatchError, Sample
+from needle_core.testing.transfers import opened
 
 # -- checks -----------------------------------------------------------------------------------------------------------------
 
@@ -351,13 +352,7 @@ def _raises(place: str, error: type[NeedleError], call: Callable[[], object]) ->
 
 def _devices() -> list[Device]:
     """The first device of every installed backend that opens, except for the default device."""
-    found = []
-    for name in registry.names("backends"):
-        try:
-            found.append(ndl.device(name))
-        except (DeviceUnavailableError, PluginError):
-            continue  # of no concern here: `needle doctor` says why
-    return [d for d in found if d is not ndl.default_device()]
+    return [d for d in opened(registry.names("backends")) if d is not ndl.default_device()]
 
 
 @contextmanager

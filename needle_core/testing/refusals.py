@@ -15,6 +15,7 @@ from needle_core.spec import DTYPES
 from needle_core.tensor_op import TensorOp
 from needle_core.testing.bounds import rounded
 from needle_core.testing.samples import Case, MismatchError, Refusal, Sample
+from needle_core.testing.transfers import other_device
 
 
 def check_refusal(name: str, refusal: Refusal, seed: int = 0) -> None:
@@ -56,7 +57,8 @@ def check_devices(case: Case, seed: int = 0) -> None:
     """Operands on two devices are refused, whichever of them is the stranger."""
     sample = next(s for s in case.samples if len(s.inputs) > 1)
     tensors = _leaves(case.name, sample, seed)
-    other = "loopback:1" if ndl.default_device().backend.name == "loopback" else "loopback:0"
+    other = other_device()
+    assert other is not None, "where there is one device, this is not checked"
     for i in range(len(tensors)):
         operands = [t.to(other) if i == j else t for j, t in enumerate(tensors)]
         _expect(

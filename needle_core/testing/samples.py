@@ -9,6 +9,7 @@ The reference computes in NumPy, float64 or complex128 (integers as int64), and 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
@@ -88,15 +89,18 @@ def mask(*shape: int) -> Input:
 class Sample:
     """Inputs and attributes of one call. Its text is its identity, and with the op's name seeds its values.
 
-    Where it is not `smooth`, only values are checked, no gradients.
+    Where it is not `smooth`, only values are checked, no gradients. A case gives a `number` to samples with the same text,
+    which may differ in ranges and kinks.
     """
 
     inputs: tuple[Input, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     smooth: bool = True
+    number: int = 1
 
     def __str__(self) -> str:
-        return " ".join([*map(str, self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())])
+        parts = [*map(str, self.inputs), *(f"{k}={v!r}" for k, v in self.attrs.items())]
+        return " ".join([*parts, *([f"#{self.number}"] if self.number > 1 else [])])
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -205,7 +209,8 @@ def reduced(x: Input, *, empty: bool = True, **attrs: Any) -> list[Sample]:
 class Case:
     """All that is declared of an op.
 
-    `gradient` says how its derivatives are found from the reference: COMPLEX, DIFFERENCES, or None where there are none.
+    `gradient` says how its derivatives are found from the reference: COMPLEX, DIFFERENCES, or None where there are none. An
+    op that has gradients, and None, says in `undifferentiated` why they are not checked.
     `dtypes` are those that "real" inputs are tested in; `result` gives the output's dtype for each of them, or the outputs'.
     `rounds` is c in the error bound (see bounds.py): how many units in the last place of the result a good kernel may lose;
     `terms` is t: in the formula that is agreed on, terms that add up to this much may cancel.
@@ -235,6 +240,11 @@ class Case:
     either_zero: str = ""
     lax: str = ""
     aliases: str = ""
+    undifferentiated: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "large"):
+            object.__setattr__(self, name, _told_apart(getattr(self, name)))
 
     def dtypes_of(self, sample: Sample) -> Sequence[str]:
         """The dtypes to test a sample in: all, or those that can hold its numbers."""
@@ -242,6 +252,15 @@ class Case:
             return self.dtypes
         whole = all(isinstance(v, int) for i in sample.inputs for v in i.values)
         return ["int64"] if whole else [d for d in self.dtypes if d in FLOATING]
+
+
+def _told_apart(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, numbered where their texts are the same."""
+    seen, found = Counter[str](), []
+    for s in samples:
+        seen[str(s)] += 1
+        found.append(s if seen[str(s)] == 1 else replace(s, number=seen[str(s)]))
+    return found
 
 
 CASES: Final[dict[str, Case]] = {}

@@ -30,7 +30,7 @@ from needle_core.plugins.environment import choice
 from needle_core.plugins.manifest import GROUPS
 from needle_core.spec import Device
 from needle_core.tensor_op import TensorOp
-from needle_core.testing import check, modules, optimizers, transfers
+from needle_core.testing import check, memory, modules, optimizers, promises, transfers
 from needle_core.testing.samples import Case, Check, MismatchError
 
 
@@ -49,8 +49,7 @@ class Planned:
     def __call__(self) -> str | None:
         known = self.expectation
         try:
-            with on(self.device), warnings.catch_warnings():
-                warnings.simplefilter("error", RuntimeWarning)
+            with on(self.device), strictly():
                 self.check()
         except Exception as failure:
             if known is None:
@@ -76,8 +75,8 @@ class Planned:
 class Suite:
     """The checks of the plugin called `name`, in an order that does not change.
 
-    `promised` says how many there must be of each kind. `limits` are what the plugin declares of its rounding; `absent` are
-    devices that could not be opened and ops that they cannot run, with the reason.
+    `promised` says how many there must be of each kind. `limits` are what the plugin declares of its rounding; `absent` is
+    what was not checked, with the reason: devices that could not be opened, ops that they cannot run, and the like.
     """
 
     name: str
@@ -123,12 +122,15 @@ def suite(name: str, seed: int = 0, *, quick: bool = False, device: str | None =
     activations = _activated(name)
     plugin = activations[0].plugin
     made = Suite(name, plugin.distribution, plugin.version, seed, quick, device=device)
+    several = len({name for a in activations for name in (*a.staged["backends"], *_served(a))}) > 1
     for activation in activations:
-        _Planner(made, activation).plan()
+        _Planner(made, activation, several).plan()
     if not made.checks:
         if device:
             raise ArgumentError(f"{name}: there is nothing to check on {device}", details=made.absent)
         raise PluginError(f"{name}: there is nothing to check", details=made.absent)
+    if twice := [i for i, n in Counter(planned.id for planned in made.checks).items() if n > 1]:
+        raise PluginError(f"{name}: {len(twice)} checks have the id of another", details={"the first": twice[0]})
     return made
 
 
@@ -147,6 +149,14 @@ def _activated(name: str) -> list[Activation]:
     if len(several := sorted({a.plugin.distribution for a in activations})) > 1:
         raise PluginError(f"{name!r} is a name of {' and of '.join(several)}", hint=f"`needle conform {several[0]}`")
     return activations
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """Within it, a numerical warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        yield
 
 
 @contextmanager
@@ -173,10 +183,10 @@ def core_ops() -> list[Op[..., object]]:
 
 
 class _Planner:
-    """Adds the checks of one activated plugin to a suite."""
+    """Adds the checks of one activated plugin to a suite; ids end in the device if a distribution serves `several` backends."""
 
-    def __init__(self, made: Suite, activation: Activation) -> None:
-        self.made, self.activation = made, activation
+    def __init__(self, made: Suite, activation: Activation, several: bool) -> None:
+        self.made, self.activation, self.several = made, activation, several
         self.declared: Declarations = activation.declarations()
         made.limits.extend(self.declared.limits)
 
@@ -188,7 +198,7 @@ class _Planner:
         for name in sorted(staged["backends"]):
             if self._wanted(name):
                 self._backend(find_device(self.made.device or name))
-        for backend in sorted({entry.partition(".")[0] for entry in self.activation.plugin.offers.get("kernels", ())}):
+        for backend in _served(self.activation):
             if self._wanted(backend):
                 self._kernels(find_device(self.made.device or backend))
         if staged["ops"]:
@@ -217,22 +227,41 @@ class _Planner:
     # -- what is checked --------------------------------------------------------------------------------------------------
 
     def _backend(self, device: Device) -> None:
-        seed, quick = self.made.seed, self.made.quick
+        seed, quick, place = self.made.seed, self.made.quick, self._place(device)
+        alone = self._is_alone(device)
         for op in core_ops():
-            self._op(op, _core_case(op.name), device)
-        for subject, checks_of, promised in (
-            ("backend", transfers.checks_of_backend, transfers.promised_by_backend),
-            ("modules", modules.checks_of_modules, modules.promised_by_modules),
-        ):
-            self._add(subject, device, partial(checks_of, seed, quick=quick), partial(promised, quick=quick))
+            self._op(op, _core_case(op.name), device, place)
+        with on(device.name):
+            counts_memory = transfers.counts_memory()
+        if not counts_memory:
+            self.made.absent[f"leaks of {device}"] = "its memory_stats does not tell the bytes in use"
+        promised = partial(promises.promised_by_backend, quick=quick, alone=alone, counts_memory=counts_memory)
+        self._add("backend", device, partial(transfers.checks_of_backend, seed, quick=quick), promised, place)
+        promised = partial(modules.promised_by_modules, quick=quick)
+        self._add("modules", device, partial(modules.checks_of_modules, seed, quick=quick), promised, place)
 
     def _kernels(self, device: Device) -> None:
         for name in sorted(self.activation.plugin.kernels_for(device.backend.name)):
             case = _core_case(name)
+            if case is not None and device.backend.name in self.activation.staged["backends"]:
+                continue  # checked with the backend
             if case is None:
                 owners = (owner.declarations().cases.get(name) for owner in registry.activated(name))
                 case = next((c for c in owners if c is not None), None)
-            self._op(find_op(name), case, device)
+            self._op(find_op(name), case, device, self._place(device))
+
+    def _place(self, device: Device) -> str:
+        return f" on {device}" if self.several else ""
+
+    def _is_alone(self, device: Device) -> bool:
+        """Whether there is no second device; what cannot be checked on this one is noted."""
+        with on(device.name):
+            alone, guarded = transfers.other_device() is None, memory.has_guards()
+        if alone:
+            self.made.absent[f"{device} beside another device"] = "no other device can be opened"
+        if not guarded:
+            self.made.absent[f"guards around operands on {device}"] = "its memory is not the host's, or from_numpy copies"
+        return alone
 
     def _ops(self, devices: Iterable[Device]) -> None:
         homeless = set(self.activation.staged["ops"])
@@ -252,8 +281,10 @@ class _Planner:
             return
         rounding = {limit.dtype: limit.u for limit in self.declared.limits if limit.op == op.name}
         case = replace(case, roundoff={**case.roundoff, **rounding})
+        if case.undifferentiated:
+            self.made.absent[f"gradients of {op.name}"] = case.undifferentiated
         seed, quick = self.made.seed, self.made.quick
-        promised = partial(check.promised_by_op, case, quick=quick)
+        promised = partial(promises.promised_by_op, case, quick=quick, alone=self._is_alone(device))
         self._add(op.name, device, partial(check.checks_of_op, case, seed, quick=quick), promised, place)
 
     def _optimizers(self, devices: Iterable[Device]) -> None:
@@ -311,6 +342,11 @@ class _Planner:
     def _plan(self, c: Check, device: Device, place: str) -> None:
         known = next((e for e in self.declared.expected if e.covers(c.id) or e.covers(c.id + place)), None)
         self.made.checks.append(Planned(c, c.id + place, device.name, known))
+
+
+def _served(activation: Activation) -> list[str]:
+    """The backends for which a plugin has kernels of other people's ops, or of its own."""
+    return sorted({entry.partition(".")[0] for entry in activation.plugin.offers.get("kernels", ())})
 
 
 def _core_case(name: str) -> Case | None:

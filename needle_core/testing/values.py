@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 import needle_core as ndl
-from needle_core.errors import NeedleError
+from needle_core.errors import KernelError, NeedleError
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, DType
 from needle_core.testing.bounds import (
@@ -133,6 +133,8 @@ def check_empty(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
 def _check_refused(place: str, case: Case, sample: Sample, arrays: list[Array], reason: Exception) -> None:
     try:
         OPS[case.name](*map(ndl.Tensor, arrays), **sample.arguments)
+    except KernelError as error:
+        raise MismatchError(f"{place}: the kernel failed, and the op should have refused: {error.summary}") from error
     except NeedleError:
         return
     if isinstance(reason, IndexError) and not ndl.default_device().backend.host:
@@ -195,7 +197,9 @@ def check_undeclared(case: Case, dtype: str, seed: int = 0) -> None:
 
 def check_scalar(case: Case, i: int, seed: int = 0) -> None:
     """A Python number in place of operand `i` takes the dtype of the tensors beside it: the results are the same."""
-    sample = next(s for s in case.samples if s.inputs[i].shape == ())
+    first = case.samples[0]
+    single = replace(first.inputs[i], shape=(), values=())
+    sample = replace(first, inputs=(*first.inputs[:i], single, *first.inputs[i + 1 :]))
     for dtype, number in (("float16", 1.5), ("float64", 1.5), ("float32", 2), ("int32", 2), ("uint8", 1)):
         if dtype not in case.dtypes:
             continue

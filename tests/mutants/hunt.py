@@ -11,11 +11,11 @@ from needle_core.testing import CASES, Check
 from needle_core.testing.check import checks_of_backend, checks_of_op
 from needle_core.testing.modules import checks_of_modules
 from needle_core.testing.optimizers import OptimizerCase, checks_of_optimizer
-from needle_core.testing.suite import on, suite
-from tests.mutants import backend, modules, ops, optimizers
+from needle_core.testing.suite import on, strictly, suite
+from tests.mutants import backend, late, modules, ops, optimizers
 from tests.mutants.planting import Mutant
 
-MUTANTS: list[Mutant] = [*backend.MUTANTS, *ops.MUTANTS, *optimizers.MUTANTS, *modules.MUTANTS]
+MUTANTS: list[Mutant] = [*backend.MUTANTS, *late.MUTANTS, *ops.MUTANTS, *optimizers.MUTANTS, *modules.MUTANTS]
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ def honest_plugins() -> list[str]:
 
 
 def failure_of(check: Callable[[], object]) -> Exception | None:
-    """What a check raises, or None."""
+    """What a check raises, or None; a numerical warning is an error, as in a suite."""
     try:
-        check()
+        with strictly():
+            check()
     except Exception as failure:
         return failure
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,14 @@ import pytest
 import needle_core as ndl
 from needle_core.op import KERNELS, OPS
 from needle_core.testing import CASES, Case
-from needle_core.testing.check import checks_of_backend, checks_of_op, promised_by_backend, promised_by_op
-from needle_core.testing.samples import at, kink, real, sample, whole
+from needle_core.testing.check import checks_of_backend, checks_of_op
+from needle_core.testing.samples import at, index, kink, real, sample, whole
+from needle_core.testing.suite import on
+from needle_core.testing.transfers import check_synchronize
 from tests.devices import on_the_host
+from tests.mutants.late import late
 
 HERE = ndl.default_device()
-NAMES = pytest.mark.parametrize("name", CASES)
 
 Plant = Callable[[str, Callable[..., Any]], None]
 
@@ -50,29 +51,18 @@ def failing(kind: str, case: Case, **options: Any) -> list[str]:
     return found
 
 
-# -- how many there are -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("quick", [True, False])
-@NAMES
-def test_as_many_checks_as_promised_whatever_the_seed(name: str, quick: bool) -> None:
-    made = [[c.id for c in checks_of_op(CASES[name], seed, quick=quick)] for seed in (0, 1)]
-    assert made[0] == made[1]
-    assert len(set(made[0])) == len(made[0])
-    assert Counter(i.split("/")[1] for i in made[0]) == promised_by_op(CASES[name], quick=quick)
-    assert {i.split("/")[0] for i in made[0]} == {name}
-
-
-@pytest.mark.parametrize("quick", [True, False])
-def test_as_many_checks_of_a_backend_as_promised(quick: bool) -> None:
-    ids = [c.id for c in checks_of_backend(quick=quick)]
-    assert len(set(ids)) == len(ids)
-    assert Counter(i.split("/")[1] for i in ids) == promised_by_backend(quick=quick)
+# -- samples ----------------------------------------------------------------------------------------------------------------
 
 
 def test_another_seed_draws_other_values() -> None:
     s = sample(real(3))
     assert s.draw("exp", 0)[0].tolist() == s.draw("exp", 0)[0].tolist() != s.draw("exp", 1)[0].tolist()
+
+
+def test_samples_that_differ_in_ranges_have_texts_of_their_own() -> None:
+    case = replace(CASES["exp"], samples=[sample(real(3)), sample(real(3, low=100)), sample(real(2)), sample(real(3, low=7))])
+    assert [str(s) for s in case.samples] == ["(3)", "(3) #2", "(2)", "(3) #3"]
+    assert [str(s) for s in replace(case, rounds=1).samples] == [str(s) for s in case.samples]
 
 
 # -- what each kind notices -------------------------------------------------------------------------------------------------
@@ -200,6 +190,36 @@ def test_a_number_that_widens_a_tensor_is_noticed(monkeypatch: pytest.MonkeyPatc
     OPS["add"].forget()
 
 
+def test_a_number_is_tried_without_a_sample_of_no_axes() -> None:
+    case = replace(CASES["add"], samples=[sample(real(3), real(2, 3))])
+    assert len([c for c in checks_of_op(case) if "/scalars/" in c.id]) == 2
+    assert failing("scalars", case) == []
+
+
+def test_a_kernel_that_fails_is_no_refusal(plant: Plant) -> None:
+    def refuse(x: Any) -> Any:
+        if not x.size:
+            raise ValueError("nothing is no sample")
+        return np.exp(x)
+
+    def fail(exp: Any) -> Any:
+        return lambda x: exp(x) if x.size else x[10**9 :][0]
+
+    case = replace(CASES["exp"], samples=[sample(real(3))], reference=refuse)
+    assert failing("empty", case) == ["exp/empty/(0)/for 3/float32"]  # nothing is raised at all
+    plant("exp", fail)
+    (empty,) = (c for c in checks_of_op(case) if "/empty/" in c.id)
+    with pytest.raises(ndl.testing.MismatchError, match="the kernel failed, and the op should have refused"):
+        empty()
+
+
+def test_three_operands_are_broadcast_in_all_ranks(plant: Plant) -> None:
+    case = CASES["where"]
+    assert failing("broadcast", case) == []
+    plant("where", lambda f: lambda c, a, b: f(c, a, b) if b.ndim < 3 else f(c, a, np.zeros_like(b)))
+    assert failing("broadcast", case) != []
+
+
 def test_another_gradient_at_a_kink_is_noticed() -> None:
     assert failing("kink", CASES["relu"]) == []
     assert failing("kink", replace(CASES["relu"], kinks=[kink([0.0], gives=[[1.0]])])) == ["relu/kink/[0.0]"]
@@ -269,3 +289,11 @@ def test_a_wrong_backend_is_noticed(monkeypatch: pytest.MonkeyPatch, method: str
 def test_other_random_bits_are_noticed(plant: Plant) -> None:
     plant("random_bits", lambda f: lambda state, *, shape: np.asarray(f(state, shape=shape) ^ 1))
     assert failing_of_backend() == {"random"}
+
+
+def test_waiting_for_a_part_of_the_queue_is_noticed() -> None:
+    with on("loopback"):
+        with late(10**9)():
+            assert failing_of_backend() == set()
+        with late(64)(), pytest.raises(ndl.testing.MismatchError, match="is not the result"):
+            check_synchronize()
