@@ -16,10 +16,6 @@ from tests.mutants.planting import Mutant, attribute, body, kernel, rule, togeth
 # -- gradient rules ---------------------------------------------------------------------------------------------------------
 
 
-def _a_little_more(r: Any) -> Any:
-    return lambda g, y, *inputs, **attrs: r(g, y, *inputs, **attrs) * 1.0005
-
-
 def _one_element_less(r: Any) -> Any:
     def wrong(g: Any, y: Any, x: Any) -> Any:
         factor = np.ones(x.shape, x.dtype.numpy)
@@ -29,8 +25,8 @@ def _one_element_less(r: Any) -> Any:
     return wrong
 
 
-def _twice(r: Any) -> Any:
-    return lambda g, y, *inputs, **attrs: 2 * r(g, y, *inputs, **attrs)
+def _times(factor: float) -> Any:
+    return lambda r: lambda g, y, *inputs, **attrs: r(g, y, *inputs, **attrs) * factor
 
 
 def _first_of_broadcast(_: Any) -> Any:
@@ -59,6 +55,14 @@ def _by_quotient(_: Any) -> Any:
 
 def _spoiled_by_the_other(_: Any) -> Any:
     return lambda g, y, c, a, b: g * c.astype(g.dtype) + 0 * a
+
+
+def _tripled_below_float64(r: Any) -> Any:
+    return lambda g, y, x: r(g, y, x) * (1 if x.dtype is ndl.float64 else 3)
+
+
+def _second_derivative_a_little_more(_: Any) -> Any:
+    return lambda g, y, x: g * (1 - y * (y + 1e-9 * (y - y.detach())))
 
 
 def _without_count(_: Any) -> Any:
@@ -181,6 +185,39 @@ def _of_zero_too(f: Any) -> Any:
     return lambda x: np.asarray(np.where(x == 0, 1, f(x)), x.dtype)
 
 
+def _by_definition(_: Any) -> Any:
+    return lambda x: np.asarray((np.exp(x) + np.exp(-x)) / 2, x.dtype)
+
+
+def _of_negative_bases(f: Any) -> Any:
+    def wrong(a: Any, b: Any) -> Any:
+        y = f(a, b)
+        return y if y.dtype == np.float64 or y.dtype.kind in "iu" else np.where(a < 0, 1.3 * y, y).astype(y.dtype)
+
+    return wrong
+
+
+def _five_for_infinity(f: Any) -> Any:
+    def wrong(a: Any, b: Any) -> Any:
+        y = f(a, b)
+        if y.dtype != np.float32:
+            return y
+        return np.where(np.isinf(y) & np.isfinite(a) & np.isfinite(b), np.copysign(5, y), y).astype(y.dtype)
+
+    return wrong
+
+
+def _saturating(f: Any) -> Any:
+    def wrong(a: Any, b: Any) -> Any:
+        y = f(a, b)
+        if y.dtype != np.float32:
+            return y
+        top = np.finfo(y.dtype).max
+        return np.where(np.isfinite(a) & np.isfinite(b), np.clip(y, -top, top), y)
+
+    return wrong
+
+
 # -- bodies and doors -----------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +238,10 @@ def _overflowing(_: Any) -> Any:
 
 def _no_minimum(door: Any) -> Any:
     return wraps(door)(reduced)
+
+
+def _at_the_ends(right: Any) -> Any:
+    return lambda x: ndl.where(abs(x) == 1, 27 * right(x), right(x)) if x.dtype is ndl.float16 else right(x)
 
 
 def _cancelling(_: Any) -> Any:
@@ -237,10 +278,10 @@ def _always_float64(door: Any) -> Any:
 
 
 MUTANTS = [
-    Mutant("gradient times 1.0005", "The gradient is a little too large.", rule("tanh", 0, _a_little_more), ("tanh",)),
+    Mutant("gradient times 1.0005", "The gradient is a little too large.", rule("tanh", 0, _times(1.0005)), ("tanh",)),
     Mutant("one element of the gradient low", "One element of the gradient lacks a thousandth.",
            rule("exp", 0, _one_element_less), ("exp",)),
-    Mutant("factor 2", "The gradient of the second operand is twice as large.", rule("subtract", 1, _twice), ("subtract",)),
+    Mutant("factor 2", "The gradient of the second operand is twice as large.", rule("subtract", 1, _times(2)), ("subtract",)),
     Mutant("sum of a broadcast forgotten", "The gradient of a broadcast operand is that of its first copy.",
            attribute(autograd, "_unbroadcast", _first_of_broadcast), ("add",)),
     Mutant("count forgotten", "The gradient of the mean is not divided by the count.",
@@ -297,5 +338,22 @@ MUTANTS = [
            attribute(doors, "normalize_axis", _one_before), ("sum",)),
     Mutant("float64 of integers", "The sum of int64 tensors is said to be float64.",
            attribute(OPS["add"], "door", _always_float64), ("add",)),
+    Mutant("gradient tripled below float64", "The gradient is right in float64 only.",
+           rule("tanh", 0, _tripled_below_float64), ("tanh",)),
+    Mutant("second derivative times 1 + 1e-9", "The gradient of the gradient is a little too large.",
+           rule("tanh", 0, _second_derivative_a_little_more), ("tanh",)),
+    Mutant("cosh overflows early", "(exp(x) + exp(-x)) / 2 is infinite where cosh(x) is not.",
+           kernel("cosh", _by_definition), ("cosh",)),
+    Mutant("asin at the ends", "asin(1) is 42.4 in float16.", body("asin", _at_the_ends), ("asin",)),
+    Mutant("acos at the ends", "acos(-1) is 84.8 in float16.", body("acos", _at_the_ends), ("acos",)),
+    Mutant("powers of negative numbers", "(-2) ** 3 is -10.4 below float64.", kernel("pow", _of_negative_bases), ("pow",)),
+    Mutant("overflow to 5", "A product of float32 that overflows is 5.", kernel("multiply", _five_for_infinity), ("multiply",)),
+    Mutant("saturating product", "A product of float32 that overflows is the greatest number.",
+           kernel("multiply", _saturating), ("multiply",)),
+    Mutant("saturating sum", "A sum of float32 that overflows is the greatest number.", kernel("add", _saturating), ("add",)),
+    Mutant("gradient of erf times 1 + 5e-8", "The gradient is as good as float32 in float64.",
+           rule("erf", 0, _times(1 + 5e-8)), ("erf",)),
+    Mutant("gradient of softplus times 1 + 1e-9", "The gradient is a little too large in float64.",
+           rule("softplus", 0, _times(1 + 1e-9)), ("softplus",)),
     Mutant("log of zero", "The logarithm of 0 is that of the least number.", kernel("log", _of_the_least), ("log",)),
 ]  # fmt: skip

@@ -11,11 +11,13 @@ import pytest
 import needle_core as ndl
 from needle_core.errors import KernelError
 from needle_core.op import KERNELS, OPS
+from needle_core.spec import DTYPES
 from needle_core.testing import CASES
+from needle_core.testing.bounds import ROUNDOFF, bounds, expect, results_of, rounded
 from needle_core.testing.gradients import check_gradient, check_second_order
 from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.refusals import check_refusal
-from needle_core.testing.samples import MismatchError, Sample, at, real, sample
+from needle_core.testing.samples import FLOATING, MismatchError, Sample, at, real, sample
 from needle_core.testing.values import check_forward, check_special
 from tests.devices import on_the_host
 
@@ -115,6 +117,25 @@ def test_accepted_nonsense_is_caught(plant: Any) -> None:
     plant("take", lambda _: lambda x, indices, *, axis: np.take(x, indices, axis, mode="wrap"))
     with pytest.raises(MismatchError, match="nothing was raised"):
         check_refusal("take", CASES["take"].refusals[0])
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if not case.exact])
+def test_no_bound_excuses_everything(name: str) -> None:
+    """A finite result has a finite bound, and in float32 and float64 a wrong sign, or zero, is outside of it.
+
+    Next to zero, two units of roundoff are allowed, as to a logarithm near 1.
+    """
+    case = CASES[name]
+    for s, dtype in [(one, d) for one in case.samples for d in case.dtypes_of(one) if d in FLOATING]:
+        result = results_of(case, s, dtype)[0]
+        if not result.is_floating:
+            continue
+        drawn = [rounded(x, DTYPES[dtype]) for x in s.draw(name)]
+        arrays = [x.astype(np.float64) if i.kind == "real" else x for x, i in zip(drawn, s.inputs, strict=True)]
+        expected = expect(case, s, drawn, dtype)
+        for y, bound in zip(expected, bounds(case, s, arrays, expected, dtype), strict=True):
+            limit = np.inf if result.name in ("float16", "bfloat16") else np.abs(y) + (case.terms + 2) * ROUNDOFF[result.name]
+            assert np.all(bound[np.isfinite(y)] < np.broadcast_to(limit, y.shape)[np.isfinite(y)]), f"{s} {dtype}"
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4)])
