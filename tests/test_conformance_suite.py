@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import date
@@ -238,7 +239,7 @@ def test_a_case_whose_checks_cannot_be_made_fails(site: Site) -> None:
 def test_samples_that_promise_nothing_fail(site: Site) -> None:
     empty = CASE.replace("[sample(real(3)), sample(real(2, 3))]", "[]")
     install(site, TWICE + empty)
-    assert "twice/count/checks on numpy" in failed(report(device="numpy"))
+    assert failed(report(device="numpy"))["twice/count/checks on numpy"].endswith("the case has no samples")
 
 
 # -- expected failures and limits ---------------------------------------------------------------------------------------------
@@ -277,9 +278,20 @@ def test_a_pattern_that_fits_no_check_fails(site: Site) -> None:
 
 @pytest.mark.parametrize("options", [{"quick": True}, {"device": "numpy"}], ids=str)
 def test_a_pattern_may_fit_no_check_of_a_part(site: Site, options: dict[str, Any]) -> None:
-    expected = EXPECT.format(pattern="twice/forward/(3)/float16/flipped on loopback:1", until=SOON)
+    expected = EXPECT.format(pattern="twice/forward/(3)/float32/flipped on loopback:0", until=SOON)
     install(site, TWICE + CASE + expected)
     assert report(**options).ok
+
+
+def test_a_pattern_that_fits_no_check_fails_a_quick_run_too(site: Site) -> None:
+    install(site, TWICE + CASE + EXPECT.format(pattern="twice/forwrd/*", until=SOON))
+    assert failed(report(quick=True)).keys() == {"expectations/pattern/twice/forwrd/*"}
+
+
+def test_what_is_raised_in_a_plugin_is_told_with_its_place(site: Site) -> None:
+    install(site, TWICE.replace("return x + x", "raise KeyError('nobody')") + CASE)
+    text = failed(report(device="numpy"))["twice/forward/(3)/float32/contiguous on numpy"]
+    assert re.search(r"nobody.* \(in .*needle_twice\.py:\d+\)$", text), text
 
 
 def test_a_pattern_for_a_device_that_is_not_there_may_fit_nothing(site: Site) -> None:

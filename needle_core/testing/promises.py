@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from needle_core.op import OPS
-from needle_core.testing.samples import Case, Sample
+from needle_core.testing.samples import Case, MismatchError, Sample
 
 DTYPES: Final = 8
 SINGLE: Final = {"float32", "float64"}
@@ -25,6 +25,8 @@ RANKS: Final = 4  # 0 to 3
 def promised_by_op(case: Case, *, quick: bool = False, alone: bool = False) -> Counter[str]:
     """How many checks of an op; `alone`, where there is no second device."""
     samples, dtypes = case.samples, set(case.dtypes)
+    if not samples:
+        raise MismatchError("the case has no samples")
     first = samples[0].inputs
     in_dtypes = [_dtypes(case, s, quick) for s in samples]
     floating = len(dtypes & (SINGLE if quick else SINGLE | HALF))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
 
 import needle_core
 from needle_core.errors import ArgumentError
@@ -18,6 +22,7 @@ from needle_core.testing.suite import Planned, Suite
 
 Outcome: TypeAlias = Literal["passed", "failed", "expected"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("passed", "failed", "expected")
+OURS: Final = tuple(str(Path(str(package.__file__)).parent) for package in (needle_core, np))
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,15 @@ def _result(planned: Planned) -> Result:
     except MismatchError as mismatch:
         return Result(planned, "failed", str(mismatch).removeprefix(f"{planned.check.id}: "))
     except BaseException as error:
-        return Result(planned, "failed", f"{type(error).__name__}: {error}")
+        return Result(planned, "failed", f"{type(error).__name__}: {error}{_place(error)}")
     return Result(planned, "passed") if reason is None else Result(planned, "expected", reason)
+
+
+def _place(error: BaseException) -> str:
+    """Where in a plugin's code it was raised: the innermost place that is neither in needle_core nor in NumPy."""
+    raised = error.__cause__ or error
+    places = [f for f in traceback.extract_tb(raised.__traceback__) if not f.filename.startswith(OURS)]
+    return f" (in {places[-1].filename}:{places[-1].lineno})" if places else ""
 
 
 def _size(result: Result) -> tuple[int, int, str]:

@@ -73,6 +73,7 @@ class Input:
 
 
 def real(*shape: int, **range_: Any) -> Input:
+    """Numbers of the dtype under test: `range_` are the fields of Input from `low` on."""
     return Input(shape, **range_)
 
 
@@ -82,6 +83,7 @@ def index(*shape: int, below: int, low: int = 0) -> Input:
 
 
 def mask(*shape: int) -> Input:
+    """Bools."""
     return Input(shape, kind="mask")
 
 
@@ -129,6 +131,7 @@ HERE: Final = Here()
 
 
 def sample(*inputs: Input, **attrs: Any) -> Sample:
+    """A sample with these inputs and attributes."""
     return Sample(inputs, attrs)
 
 
@@ -152,6 +155,7 @@ class Refusal:
 
 
 def refuses(error: type[NeedleError], text: str, *inputs: Input, **attrs: Any) -> Refusal:
+    """A call with these inputs and attributes that must raise `error`, with `text` in its message."""
     return Refusal(error, text, Sample(inputs, attrs))
 
 
@@ -317,4 +321,5 @@ def sums(d: DType) -> DType:
 
 
 def always(name: str) -> Callable[[DType], DType]:
+    """The dtype called `name`, whatever comes in."""
     return lambda _: DTYPES[name]

@@ -157,7 +157,7 @@ def check_large(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
     if result.is_floating and not case.exact:
         u = roundoff(case, result)
         if case.pointwise:
-            terms, sums = len(arrays), [_sensitivity(case, sample, arrays)]
+            terms, sums = len(arrays), list(_sensitivities(case, sample, arrays))
         else:
             terms, sums = max(x.size for x in arrays), expect(case, sample, [np.abs(x) for x in arrays], dtype)
         scales = [u * (case.rounds * np.abs(y) + case.terms) + gamma(terms, u) * s for y, s in zip(expected, sums, strict=True)]
@@ -165,20 +165,20 @@ def check_large(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
         compare(place, y, reference, d, bound)
 
 
-def _sensitivity(case: Case, sample: Sample, arrays: list[Array]) -> Array:
-    """sum_i |dy/dx_i| |x_i| of a pointwise op at each place, 0 if it has no derivative."""
-    total: Any = 0.0
+def _sensitivities(case: Case, sample: Sample, arrays: list[Array]) -> Array:
+    """sum_i |dy/dx_i| |x_i| of a pointwise op at each place, a row for each output, 0 if it has no derivative."""
+    total: Any = np.zeros((len(_moved(case, sample, arrays, 0, arrays[0])), 1))
     for i, x in enumerate(arrays):
         if case.gradient is not None and x.dtype.kind == "f":
             wide = x.astype(np.float64)
-            slope, _ = derivative(partial(_moved, case, sample, arrays, i), wide, np.ones(x.shape), case.gradient == COMPLEX)
-            total = total + np.abs(slope * wide)
+            slopes, _ = derivative(partial(_moved, case, sample, arrays, i), wide, np.ones(x.shape), case.gradient == COMPLEX)
+            total = total + np.abs(slopes * wide)
     return np.asarray(total)
 
 
 def _moved(case: Case, sample: Sample, arrays: list[Array], i: int, x: Array) -> Array:
-    """The reference with `x` in the place of input i."""
-    return refer(case, sample, [*arrays[:i], x, *arrays[i + 1 :]])[0]
+    """The outputs of the reference, one on top of the other, with `x` in the place of input i."""
+    return np.array(refer(case, sample, [*arrays[:i], x, *arrays[i + 1 :]]))
 
 
 # -- dtypes -----------------------------------------------------------------------------------------------------------------

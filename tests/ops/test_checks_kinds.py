@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import needle_core as ndl
-from needle_core.op import KERNELS, OPS
+from needle_core.doors import promoting, to_floating
+from needle_core.op import KERNELS, OPS, composite
+from needle_core.spec import Spec
 from needle_core.testing import CASES, Case
 from needle_core.testing.check import checks_of_backend, checks_of_op
-from needle_core.testing.samples import at, index, kink, real, sample, whole
+from needle_core.testing.samples import COMPLEX, at, floats, kink, real, sample, whole
 from needle_core.testing.suite import on
 from needle_core.testing.transfers import check_synchronize
 from tests.devices import on_the_host
@@ -218,6 +220,23 @@ def test_three_operands_are_broadcast_in_all_ranks(plant: Plant) -> None:
     assert failing("broadcast", case) == []
     plant("where", lambda f: lambda c, a, b: f(c, a, b) if b.ndim < 3 else f(c, a, np.zeros_like(b)))
     assert failing("broadcast", case) != []
+
+
+def test_an_op_with_two_results_may_be_pointwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    @promoting(to_floating)
+    def two(x: Spec) -> tuple[tuple[Spec, Spec], dict[str, Any]]:
+        return (x, x), {}
+
+    @composite(two)
+    def sines(x: ndl.Tensor) -> tuple[ndl.Tensor, ndl.Tensor]:
+        return ndl.sin(x), ndl.cos(x)
+
+    samples = [sample(real(3)), sample(real(2, 0))]
+    case = Case("sines", lambda x: (np.sin(x), np.cos(x)), samples, gradient=COMPLEX, pointwise=True, result=floats)
+    monkeypatch.setitem(OPS, "sines", sines)
+    assert [i for kind in ("forward", "special", "large", "gradient") for i in failing(kind, case)] == []
+    wrong = replace(case, reference=lambda x: (np.sin(x), np.cos(x) * (1 + 1e-6)))
+    assert len(failing("large", wrong)) == 1
 
 
 def test_another_gradient_at_a_kink_is_noticed() -> None:
