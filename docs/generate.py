@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-from collections.abc import Callable, Iterator
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final, TypeAlias
 
-from needle_core import default_device, ops
+from needle_core import default_device, doors, ops
 from needle_core.errors import NeedleError
 from needle_core.op import Op
+from needle_core.plugins.registrar import Registrar
 from needle_core.spec import DTYPES, DType, Spec
-from needle_core.testing import CASES
-from needle_core.testing.samples import EVERY, FLOATING, NUMBERS, Sample
+from needle_core.testing import CASES, samples
+from needle_core.testing.optimizers import OptimizerCase
+from needle_core.testing.samples import EVERY, FLOATING, NUMBERS, Case, Input, Sample
 
 Call: TypeAlias = tuple[tuple[Spec, ...], Any, dict[str, Any]]
 
@@ -53,10 +58,91 @@ front door in every dtype and notes what comes out.
 
 """
 
+DECLARATIONS_PAGE: Final = """\
+# Declarations
+
+What the author of a plugin writes, besides what computes: what is registered, what is declared of it so that `needle conform`
+can prove it, and the front doors of ops. [Write an op](write-an-op.md) and [Write an optimizer](write-an-optimizer.md) show
+these in use. This page is made from signatures and docstrings by `make docs`.
+
+## registrar
+
+What a hook is given. A hook is a function of the plugin that `needle_core.plugins.hookimpl` marks.
+
+{registrar}
+
+Every check has an id, OP/CHECK/SAMPLE/DTYPE/LAYOUT, which `needle conform NAME --list` prints. `expect_failure` takes one of
+them or a pattern, as file names have it:
+
+```python
+registrar.expect_failure("bell/gradient/*/bfloat16*", "the device flushes subnormal numbers", until="2027-06-30")
+registrar.roundoff("exp", "float32", 2.0**-21, "the device's own exponential, good to three bits less")
+```
+
+## Case
+
+The fields of `registrar.case(name, reference, samples, ...)`.
+
+```text
+{case}
+```
+
+{case_fields}
+
+The reference computes in NumPy and knows no backend. It gets the operands as arrays, float64 or complex128, integers as
+int64, and the attributes as the sample has them. **Of an op with several outputs it returns a tuple**, one array for each;
+`result` then gives one dtype for all of them, or a tuple of dtypes. The extra ops have
+[an example](../plugins/extra_ops/needle_extra_ops/samples.py).
+
+`FLOATING` is {floating}; `NUMBERS` are these and {integers}; `EVERY` has bool too.
+
+## Samples
+
+From `needle_core.testing.samples`. Each sample is a call, `sample(real(2, 3, low=0.5), index(2, below=3), axis=0)`: inputs of
+a shape, with the fields of `Input` below as keywords, and attributes. `unary(real(low=0.5))`, `binary` and `reduced` make
+samples of the shapes that matter to most ops. Functions of a dtype are for `result`, as in `result=floats` or
+`result=always("bool")`.
+
+{helpers}
+
+```text
+{input}
+```
+
+{input_fields}
+
+## OptimizerCase
+
+From `needle_core.testing.optimizers`; `registrar.optimizer_case` takes one.
+
+```text
+{optimizer}
+```
+
+{optimizer_fields}
+
+## Front doors
+
+From `needle_core.doors`. A door takes the Specs of the operands and the attributes; it returns the Spec of the result, or a
+tuple of Specs, and the attributes as body, rules and kernels are to see them. `@ndl.composite(door)` and `@ndl.primitive(door)`
+take one of these, or one of your own. *dtypes* is the rule by which operands are promoted before the door is asked; without
+one they stay as they are.
+
+{doors}
+
+`@promoting(rule)` gives a door of your own one of the rules:
+
+{rules}
+
+And these help to put attributes into one form:
+
+{forms}
+"""
+
 
 def pages() -> dict[str, str]:
     """The generated pages, by file name."""
-    return {"ops.md": _ops_page(), "kernels.md": _kernels_page()}
+    return {"ops.md": _ops_page(), "kernels.md": _kernels_page(), "declarations.md": _declarations_page()}
 
 
 # -- the ops ----------------------------------------------------------------------------------------------------------------
@@ -213,6 +299,84 @@ def _type(value: Any) -> str:
 def _example(values: list[Any]) -> str:
     """The longest value, where it shows more than its type."""
     return f", as in `{max(map(str, values), key=len)}`" if isinstance(values[0], tuple) else ""
+
+
+# -- the declarations -------------------------------------------------------------------------------------------------------
+
+
+def _declarations_page() -> str:
+    public = _functions(doors)
+    openings = [f for f in public if f.__annotations__["return"] == "Result"]
+    rules = [f for f in public if f.__name__.startswith(("to_", "as_"))]
+    forms = [f for f in public if f not in (*openings, *rules, doors.promoting)]
+    helpers = [f for f in _functions(samples) if f is not samples.declare]
+    methods = [(f, hook) for f in _functions(Registrar) for hook in re.findall(r'_belongs_to\("(\w+)"\)', inspect.getsource(f))]
+    return DECLARATIONS_PAGE.format(
+        registrar=_table("method | in the hook", [(_method(f), f"`{hook}`", _joined(f)) for f, hook in methods]),
+        case=inspect.getdoc(Case),
+        case_fields=_fields(Case),
+        floating=", ".join(FLOATING),
+        integers=", ".join(name for name in NUMBERS if name not in FLOATING),
+        helpers=_table("helper | gives", [(_called(f), f"`{f.__annotations__['return']}`", _joined(f)) for f in helpers]),
+        input=inspect.getdoc(Input),
+        input_fields=_fields(Input),
+        optimizer=inspect.getdoc(OptimizerCase),
+        optimizer_fields=_fields(OptimizerCase),
+        doors=_table("door | dtypes", [(_called(f), _ruled(f), _joined(f)) for f in openings]),
+        rules=_table("rule", [(f"`{f.__name__}`", _joined(f)) for f in rules]),
+        forms=_table("function", [(_called(f), _joined(f)) for f in forms]),
+    )
+
+
+def _functions(home: ModuleType | type) -> list[FunctionType]:
+    """The public functions that a module or a class defines, in their order."""
+    module = home.__name__ if isinstance(home, ModuleType) else home.__module__
+    found = (f for f in vars(home).values() if isinstance(f, FunctionType) and not f.__name__.startswith("_"))
+    return [f for f in found if f.__module__ == module]
+
+
+def _table(head: str, rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join([f"| {head} | |", f"|{'---|' * len(rows[0])}", *(_row(*row) for row in rows)])
+
+
+def _called(f: FunctionType) -> str:
+    return f"`{_signature(f.__name__, f)}`"
+
+
+def _joined(thing: object) -> str:
+    """The docstring in one line."""
+    return " ".join((inspect.getdoc(thing) or "").split())
+
+
+def _method(f: FunctionType) -> str:
+    """A method of the registrar and its parameters, with types."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(f))).body
+    assert isinstance(definition, ast.FunctionDef)
+    del definition.args.args[0]
+    return f"`{f.__name__}({ast.unparse(definition.args)})`"
+
+
+def _ruled(door: FunctionType) -> str:
+    rule = getattr(door, "promotion", None)
+    return f"`{rule.__name__}`" if rule else ""
+
+
+def _fields(cls: type) -> str:
+    """The fields of a dataclass, as its source has them."""
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(definition, ast.ClassDef)
+    rows = [
+        (f"`{ast.unparse(f.target)}`", f"`{ast.unparse(f.annotation)}`", f"`{_default(f.value)}`" if f.value else "")
+        for f in definition.body
+        if isinstance(f, ast.AnnAssign)
+    ]
+    return _table("field | type", rows).replace("| |", "| default |", 1)
+
+
+def _default(value: ast.expr) -> str:
+    """The default of a field; of a factory, what it makes."""
+    factories = [k.value for k in value.keywords if k.arg == "default_factory"] if isinstance(value, ast.Call) else []
+    return f"{ast.unparse(factories[0])}()" if factories else ast.unparse(value)
 
 
 if __name__ == "__main__":

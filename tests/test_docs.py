@@ -16,6 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from needle_core.backend import Backend
+from needle_core.diagnosis import environment
+from needle_core.fallback import POLICIES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -104,7 +106,7 @@ class Reader:
         )
 
 
-@pytest.mark.parametrize("guide", ["write-an-op.md", "write-a-backend.md"])
+@pytest.mark.parametrize("guide", ["write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "environment.md"])
 def test_the_guide_holds(guide: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     for block in blocks(guide):
@@ -127,6 +129,16 @@ def test_the_guide_names_every_member_of_a_backend() -> None:
     for name, method in members.items():
         if inspect.isfunction(method):
             assert named[name] == ", ".join(list(inspect.signature(method).parameters)[1:]), name
+
+
+def test_every_environment_variable_is_documented() -> None:
+    """Those that the source names, those that the doctor knows and those of the table are the same."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "environment.md").read_text(encoding="utf-8"), re.MULTILINE)
+    files = [ROOT / "Makefile", *(p for part in ("needle_core", "plugins") for p in (ROOT / part).rglob("*.py"))]
+    source = [p.read_text(encoding="utf-8") for p in files if "tests" not in p.relative_to(ROOT).parts]
+    named = {name for text in source for name in re.findall(r"\bNEEDLE_[A-Z_]*[A-Z]\b", text)}
+    assert sorted(name for name, _ in rows) == sorted(named) == sorted(environment.VARIABLES)
+    assert dict(rows)["NEEDLE_FALLBACK"] == ", ".join(f"`{policy}`" for policy in POLICIES)
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md")))

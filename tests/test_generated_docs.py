@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -10,7 +11,10 @@ from types import ModuleType
 import pytest
 
 from needle_core.op import OPS
-from needle_core.testing import CASES
+from needle_core.plugins.registrar import Registrar
+from needle_core.testing import CASES, Case
+from needle_core.testing.optimizers import OptimizerCase
+from needle_core.testing.samples import Input
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -30,7 +34,7 @@ def pages(generate: ModuleType) -> dict[str, str]:
     return generate.pages()
 
 
-@pytest.mark.parametrize("name", ["ops.md", "kernels.md"])
+@pytest.mark.parametrize("name", ["ops.md", "kernels.md", "declarations.md"])
 def test_the_page_is_what_the_code_says(pages: dict[str, str], name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == pages[name], "`make docs` writes it anew"
 
@@ -54,6 +58,22 @@ def test_links_lead_to_headings(pages: dict[str, str], name: str) -> None:
     headings = {page: set(re.findall(r"^#+ (\w+)$", text, re.MULTILINE)) for page, text in pages.items()}
     for page, anchor in re.findall(r"\]\(([\w.]*)#(\w+)\)", pages[name]):
         assert anchor in headings[page or name]
+
+
+def test_all_that_can_be_declared_has_a_line(pages: dict[str, str]) -> None:
+    listed = set(re.findall(r"^\| `(\w+)", pages["declarations.md"], re.MULTILINE))
+    assert listed >= {field.name for cls in (Case, Input, OptimizerCase) for field in dataclasses.fields(cls)}
+    assert listed >= {name for name, method in vars(Registrar).items() if callable(method) and name[0] != "_"} - {"during"}
+    assert listed >= {"real", "index", "mask", "sample", "at", "unary", "binary", "reduced", "refuses", "kink"}
+    assert listed >= {"floats", "numbers", "sums", "always", "broadcasted_floating", "reduced", "contracted", "to_floating"}
+
+
+def test_signatures_and_defaults_of_declarations_are_those_of_the_code(pages: dict[str, str]) -> None:
+    page = pages["declarations.md"]
+    assert line(page, "roundoff")[:2] == ["`roundoff(op: str, dtype: str, u: float, reason: str)`", "`needle_conformance`"]
+    assert "| `rounds` | `float` | `4.0` |" in page
+    assert "| `roundoff` | `Mapping[str, float]` | `dict()` |" in page
+    assert line(page, "broadcasted_floating")[1] == "`to_floating`"
 
 
 def line(page: str, op: str) -> list[str]:
