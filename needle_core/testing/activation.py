@@ -11,7 +11,7 @@ from needle_core.errors import ArgumentError, ShapeError
 from needle_core.testing.samples import COMPLEX, DIFFERENCES, Array, at, binary, declare, floats, kink, real, refuses, unary
 
 ANY = real(low=-4, high=4)
-EDGES = (-80, -30, -1e-3, -1e-6, 0, 1e-6, 1e-3, 30, 100)
+EDGES = (-9e5, -3e3, -80, -30, -1e-3, -1e-6, 0, 1e-6, 1e-3, 30, 100, 3e3, 9e5)
 BENT = real(low=-4, high=4, kinks=(0.0,))  # a kink at 0
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])

@@ -133,7 +133,8 @@ def bounds(case: Case, sample: Sample, arrays: Sequence[Array], expected: Sequen
             poles = ~np.isfinite(slopes) | (slopes > POLE) & (slopes > POLE * (y[:, None] / x))
             slopes[poles] = 0  # they allow no error
             k = np.count_nonzero(slopes, axis=1)[:, None]
-            each = gamma(k, min(u, ROUNDOFF["float32"]) if case.accumulates else u) * x  # first, for slopes * x may overflow
+            summing = min(u, ROUNDOFF["float32"]) if case.accumulates and result.name not in case.roundoff else u
+            each = gamma(k, summing) * x  # first, for slopes * x may overflow
             conditions = np.sum(slopes * each, axis=1)
         rest, found = iter(conditions), []
         for y in expected:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from needle_core.testing.elementwise import ANY, APART, NONZERO
+from needle_core.testing.elementwise import ANY, APART, MIDDLE, NONZERO, PAIR
 from needle_core.testing.samples import (
     COMPLEX,
     DIFFERENCES,
@@ -63,18 +63,18 @@ _UNARY: dict[str, tuple[Reference, Input, list[float]]] = {
     "log1p": (np.log1p, real(low=-0.5, high=1), [-0.999, -1e-8, 0, 1e-8, 1e-3, 1e10]),
 }
 for _name, (_reference, _x, _edges) in _UNARY.items():
-    _declare(_name, _reference, [*unary(_x), at(_edges)], gradient=COMPLEX, result=floats, rounds=8)
-_declare("erf", _erf, [*unary(ANY), at([-6, -3, -1e-8, 0, 0.5, 3, 6])], gradient=DIFFERENCES, result=floats)
+    _declare(_name, _reference, [*unary(_x), at(_edges), at(MIDDLE)], gradient=COMPLEX, result=floats, rounds=8)
+_declare("erf", _erf, [*unary(ANY), at([-6, -3, -1e-8, 0, 0.5, 3, 6]), at(MIDDLE)], gradient=DIFFERENCES, result=floats)
 
 _declare("pow", _power, [
     *binary(POSITIVE, real(low=0, high=3)), at([0, 0, 2, -2, -3, 1, 7], [0, 2, 5, 3, 2, 100, 1]),
 ], gradient=COMPLEX, result=numbers, refusals=APART)  # fmt: skip
 _declare("atan2", np.arctan2, [
-    *binary(NONZERO, POSITIVE), at([0, 0, 1, -1, 2, -2, 1], [-1, 1, 0, 0, -3, -3, 1e20]),
+    *binary(NONZERO, POSITIVE), at([0, 0, 1, -1, 2, -2, 1], [-1, 1, 0, 0, -3, -3, 1e20]), PAIR,
 ], gradient=DIFFERENCES, result=floats, refusals=APART)  # fmt: skip
 _declare("hypot", _hypot, [
-    *binary(NONZERO, POSITIVE), at([0, 3e30, 3e-30, 3, 1e20], [0, 4e30, -4e-30, 0, 1]),
+    *binary(NONZERO, POSITIVE), at([0, 3e30, 3e-30, 3, 1e20], [0, 4e30, -4e-30, 0, 1]), PAIR,
 ], gradient=COMPLEX, result=floats, refusals=APART)  # fmt: skip
 _declare("logaddexp", np.logaddexp, [
-    *binary(ANY), at([1000, -1000, 0, 50], [1000, -1001, 1000, -50]),
+    *binary(ANY), at([1000, -1000, 0, 50], [1000, -1001, 1000, -50]), PAIR,
 ], gradient=DIFFERENCES, result=floats, terms=2, refusals=APART)  # fmt: skip

@@ -218,6 +218,22 @@ def _saturating(f: Any) -> Any:
     return wrong
 
 
+def _wrong_from_40_on(f: Any) -> Any:
+    def wrong(*xs: Any) -> Any:
+        y = f(*xs)
+        middle = (np.abs(xs[0]) > 40) & (np.abs(xs[0]) < 1e6)
+        return np.where(middle, y * y.dtype.type(1.5), y) if y.dtype.char in "fd" else y
+
+    return wrong
+
+
+def _integers_by_way_of_float64(f: Any) -> Any:
+    def wrong(*xs: Any) -> Any:
+        return np.asarray(f(*(x.astype(np.float64) if x.dtype == np.int64 else x for x in xs))).astype(f(*xs).dtype)
+
+    return wrong
+
+
 # -- bodies and doors -----------------------------------------------------------------------------------------------------
 
 
@@ -355,5 +371,11 @@ MUTANTS = [
            rule("erf", 0, _times(1 + 5e-8)), ("erf",)),
     Mutant("gradient of softplus times 1 + 1e-9", "The gradient is a little too large in float64.",
            rule("softplus", 0, _times(1 + 1e-9)), ("softplus",)),
+    *(Mutant(f"{name} by way of float64", "Integers of more than 53 bits lose their last digits.",
+             kernel(name, _integers_by_way_of_float64), (name,))
+      for name in ("add", "subtract", "multiply", "negative", "maximum", "minimum", "equal", "less", "where")),
+    *(Mutant(f"{name} of middle numbers", "Numbers between 40 and a million give another result.",
+             kernel(name, _wrong_from_40_on), (name,))
+      for name in ("multiply", "divide", "erf")),
     Mutant("log of zero", "The logarithm of 0 is that of the least number.", kernel("log", _of_the_least), ("log",)),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,15 @@ def test_no_bound_excuses_everything(name: str) -> None:
         for y, bound in zip(expected, bounds(case, s, arrays, expected, dtype), strict=True):
             limit = np.inf if result.name in ("float16", "bfloat16") else np.abs(y) + (case.terms + 2) * ROUNDOFF[result.name]
             assert np.all(bound[np.isfinite(y)] < np.broadcast_to(limit, y.shape)[np.isfinite(y)]), f"{s} {dtype}"
+
+
+def test_a_declared_roundoff_holds_for_sums_in_float32_too(plant: Any) -> None:
+    """TensorFloat-32 rounds the factors of a product to 11 bits."""
+    plant("matmul", lambda matmul: lambda a, b: matmul(*(x.astype(np.float16).astype(x.dtype) for x in (a, b))))
+    case = CASES["matmul"]
+    check_forward(replace(case, roundoff={"float32": 2.0**-11}), case.samples[3], "float32")
+    with pytest.raises(MismatchError, match="matmul/forward"):
+        check_forward(case, case.samples[3], "float32")
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3, 4)])
