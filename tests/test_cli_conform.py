@@ -183,3 +183,12 @@ def test_help(site: Site) -> None:
     result = CliRunner().invoke(needle, ["conform", "--help"])
     assert result.exit_code == 0
     assert "NAME is that of an entry point" in result.stdout
+
+
+def test_kernels_that_fail_are_an_error(site: Site) -> None:
+    kernels = "\n@hookimpl\ndef needle_register_kernels(registrar, backend):\n    import nowhere\n"
+    site.install("needle-twice", {"ops": {"twice": "needle_twice"}}, RIGHT + kernels)
+    done = site.python("import sys; sys.argv = ['needle', 'conform', 'twice']; from needle_core.cli import main; main()")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "\nerror: needle-twice 1.0: needle_register_kernels for " in done.stderr
+    assert "No module named 'nowhere'" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 import needle_core
 from needle_core.diagnosis import environment
-from tests.plugin_fixtures import HEAD, Site
+from tests.plugin_fixtures import HEAD, OP, Site
 
 OPTIMIZER = (
     HEAD
@@ -132,6 +132,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ward.install("needle-gone", {"ops": {"gone": "needle_gone"}}, None)
     ward.install("needle-idle", {"ops": {"nothing": "needle_idle"}}, HEAD)
     ward.install("needle-kernels", {"kernels": {"numpy.exp": "needle_kernels"}}, KERNELS)
+    ward.install("needle-own", {"ops": {"own": "needle_own"}}, HEAD + OP.format(name="own") + KERNELS.removeprefix(HEAD))
     ward.device("two")
     ward.device("wrong", result="np.asarray(buffer * 1.5)")
     ward.device("lacking", kernels="(create, elementary, elementwise, index, reduce, shape)")
@@ -232,6 +233,12 @@ def test_kernels_for_another_backend_that_fail_are_an_error(told: dict[str, Any]
     ((level, phase, text),) = findings(told, "needle-kernels")
     assert (level, phase) == ("error", "kernels for numpy")
     assert "RuntimeError: none for numpy" in text
+
+
+def test_kernels_for_an_own_op_that_fail_are_one_error(told: dict[str, Any]) -> None:
+    ((level, phase, text),) = findings(told, "needle-own")
+    assert (level, phase) == ("error", "kernels for numpy")
+    assert "needle_register_kernels for numpy: RuntimeError: none for numpy" in text
 
 
 def test_own_probes_are_asked(told: dict[str, Any]) -> None:

@@ -134,8 +134,8 @@ def test_name_claimed_twice_is_taken_from_neither_and_both_are_named(site: Site)
         registry.find("backends", "twin")
     assert str(error.value) == (
         "needle-first 1.0 and needle-second 1.0: manifest: each claims the backend 'twin', so it is taken from neither\n"
-        f"  needle-first 1.0: needle_first in {site.folder}\n"
-        f"  needle-second 1.0: needle_second in {site.folder}\n"
+        f"  needle-first 1.0: needle_first in {site.folder}/needle_first.py\n"
+        f"  needle-second 1.0: needle_second in {site.folder}/needle_second.py\n"
         "  hint: `pip uninstall needle-first`, or NEEDLE_PLUGINS=-needle-first keeps needle-second"
     )
     assert first not in sys.modules
@@ -367,3 +367,50 @@ def test_activated_raises_what_is_wrong_with_a_plugin(site: Site) -> None:
 def test_why_of_an_unknown_name_is_an_error(site: Site) -> None:
     with pytest.raises(PluginError, match="no installed plugin is called 'nobody'"):
         registry.why("nobody")
+
+
+@pytest.mark.parametrize("group", ["needle_core.op", "needle-core.ops", "needle.core.ops"])
+def test_distribution_with_a_misspelt_group_is_found_and_told(site: Site, group: str) -> None:
+    site.install("needle-sincos", {"ops": {"sincos": "needle_sincos"}}, HEAD)
+    (entries,) = site.folder.glob("*/entry_points.txt")
+    entries.write_text(f"[{group}]\nsincos = needle_sincos\n")
+    with pytest.raises(PluginError) as caught:
+        registry.why("sincos")
+    assert caught.value.summary == f"needle-sincos is installed, but is no plugin: it has entry points in {group}"
+    assert 'did you mean [project.entry-points."needle_core.ops"]?' in str(caught.value)
+
+
+def test_distribution_without_entry_points_is_told(site: Site) -> None:
+    site.install("needle-sincos", {}, HEAD)
+    with pytest.raises(
+        PluginError, match="needle-sincos is installed, but is no plugin: it has entry points in no group"
+    ) as it:
+        registry.why("needle-sincos")
+    assert it.value.hint is None
+
+
+@pytest.mark.parametrize("value", ["needle_sincoss", "needle_sincoss.ops", "needle_sincoss:plugin"])
+def test_misspelt_module_is_no_left_over(site: Site, value: str) -> None:
+    site.install("needle-sincos", {"ops": {"sincos": value}}, HEAD)
+    with pytest.raises(PluginError, match="the entry point names the module needle_sincoss, which does not exist") as caught:
+        registry.find("ops", "sincos")
+    assert "pip uninstall" not in str(caught.value)
+    assert [(s.state, s.phase) for s in registry.why("sincos")] == [("broken", "import")]
+
+
+def test_object_without_api_in_a_module_that_has_it_is_told(site: Site) -> None:
+    source = HEAD + OP.format(name="sincos")
+    site.install("needle-sincos", {"ops": {"sincos": "needle_sincos:sincos"}}, source)
+    with pytest.raises(PluginError, match="names sincos in needle_sincos, which has no needle_api") as caught:
+        registry.find("ops", "sincos")
+    assert isinstance(caught.value.__cause__, PluginError)
+    assert caught.value.__cause__.hint == "the entry point names what has needle_api and the hooks: needle_sincos"
+
+
+def test_errors_name_the_file_of_the_module_wherever_it_is(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("needle-sincos", {"ops": {"sincos": "needle_sincos"}}, None)
+    (tmp_path / "needle_sincos.py").write_text("1 / 0")  # as an editable installation has it
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError) as caught:
+        registry.find("ops", "sincos")
+    assert caught.value.details["plugin"] == f"needle_sincos in {tmp_path}/needle_sincos.py"

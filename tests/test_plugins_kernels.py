@@ -171,3 +171,21 @@ def test_calls_of_ops_ask_neither_pluggy_nor_the_registry(site: Site) -> None:
         print(first == second, "needle_core.launch" in asked, [m for m in asked if "pluggy" in m or "plugins" in m])
     """)
     assert (done.stdout, done.stderr) == ("True True []\n", "")
+
+
+def test_why_tells_of_kernels_that_fail_when_a_backend_opens(site: Site) -> None:
+    site.install("needle-own", of("needle_own", group="ops"), HEAD + OP.format(name="wanted") + KERNELS.format(kernels="1 / 0"))
+    (status,) = registry.why("wanted")
+    assert status.state == "broken"
+    assert status.phase is not None
+    assert status.phase.startswith("needle_register_kernels for ")
+    assert status.reason == "ZeroDivisionError: division by zero"
+    with pytest.raises(PluginError, match=r"needle_register_kernels for .*: ZeroDivisionError"):
+        registry.check_kernels("needle-own")
+
+
+def test_kernels_that_are_right_or_of_others_are_no_failure(site: Site) -> None:
+    site.install("needle-own", of("needle_own", group="ops"), HEAD + OP.format(name="wanted") + KERNELS.format(kernels="1 / 0"))
+    site.backend("spare")
+    assert [status.state for status in registry.why("spare")] == ["active"]
+    registry.check_kernels("needle-spare-backend")

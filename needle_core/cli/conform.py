@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from needle_core.errors import ArgumentError, DataError, DeviceError
+from needle_core.plugins import registry
 
 if TYPE_CHECKING:
     from needle_core.testing.report import Report
@@ -54,6 +55,7 @@ def conform(
         chosen = report.selected(made, pattern)
     except (ArgumentError, DeviceError) as wrong:
         raise click.UsageError(str(wrong)) from wrong
+    registry.check_kernels(made.distribution)
     if as_list:
         ids = [planned.id for planned in chosen]
         click.echo(json.dumps(ids, indent=2) if as_json else "\n".join(ids))

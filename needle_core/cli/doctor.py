@@ -15,7 +15,8 @@ import click
 
 from needle_core.diagnosis import environment
 from needle_core.diagnosis.examination import Examination, Finding, examine, find_default_device
-from needle_core.errors import NeedleError, PluginError
+from needle_core.errors import NeedleError
+from needle_core.plugins import registry
 from needle_core.plugins.environment import flag
 from needle_core.plugins.manifest import Manifest, Plugin
 
@@ -66,7 +67,7 @@ def _chosen(manifest: Manifest, names: tuple[str, ...]) -> list[list[Plugin]]:
     """The plugins that answer to `names`, those of one distribution together; all of them without names."""
     for name in names:
         if not any(plugin.answers_to(name) for plugin in manifest.plugins):
-            raise PluginError(f"no installed plugin is called {name!r}", hint="`needle plugins` lists what is installed")
+            raise registry.unknown(name)
     asked = {p.distribution for p in manifest.plugins if not names or any(map(p.answers_to, names))}
     return [[p for p in manifest.plugins if p.distribution == distribution] for distribution in sorted(asked)]
 

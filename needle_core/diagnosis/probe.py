@@ -99,9 +99,8 @@ def examine(teller: Teller, plugins: list[Plugin], device: str) -> None:
         with suppress(_FailedError):
             _examine_backend(teller, name)
     for plugin in plugins:
-        backends = {entry.partition(".")[0] for entry in plugin.offers.get("kernels", ())}
-        for name in sorted(backends & {*registry.names("backends")}):
-            with suppress(_FailedError):
+        with suppress(_FailedError):  # what failed for one backend is remembered, and would be told for each
+            for name in _backends_of_kernels(plugin, device):
                 teller.phase(f"kernels for {name}", partial(_open_with, plugin, name))
     for name in _offered(plugins, "optimizers"):
         with suppress(_FailedError):
@@ -120,6 +119,13 @@ def find_default(teller: Teller) -> None:
 
 def _offered(plugins: list[Plugin], group: str) -> list[str]:
     return [name for plugin in plugins for name in plugin.offers.get(group, ())]
+
+
+def _backends_of_kernels(plugin: Plugin, device: str) -> list[str]:
+    """The backends to ask the plugin's kernels for: those it promises some for, then those that open here for certain."""
+    promised = sorted({entry.partition(".")[0] for entry in plugin.offers.get("kernels", ())})
+    sure = [device.partition(":")[0], "loopback"] if plugin.may_have_kernels else []
+    return [name for name in dict.fromkeys([*promised, *sure]) if name in registry.names("backends")]
 
 
 def _import(plugin: Plugin) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
+from operator import attrgetter
 from typing import Final, Literal, TypeAlias
 
+from needle_core.errors import PluginError
 from needle_core.plugins.environment import Selection
 from needle_core.plugins.metadata import Installed, canonical, installed
 
@@ -33,6 +35,8 @@ class Plugin:
     offers: dict[str, list[str]]
     unreadable: Exception | None = None
     """What is wrong with the entry points."""
+    has_files: Callable[[], bool] = lambda: False
+    """Whether anything of the distribution is there but its metadata."""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -62,15 +66,38 @@ class Plugin:
     @property
     def is_left_over(self) -> bool:
         """Whether the package is gone although the metadata is there; looked up without importing it."""
-        return self.unreadable is None and find_spec(self.package) is None
+        return self.unreadable is None and find_spec(self.package) is None and not self.has_files()
+
+    @property
+    def place(self) -> str:
+        """The value, and the file of its package, or where the distribution is installed if there is no such file."""
+        spec = find_spec(self.package) if self.unreadable is None else None
+        return f"{self.value} in {spec.origin if spec and spec.has_location else self.site}"
+
+    @property
+    def may_have_kernels(self) -> bool:
+        """Whether the plugin is one to bring kernels for the backends of others."""
+        return not self.offers.keys().isdisjoint(("ops", "kernels"))
+
+    def is_named_by(self, cause: BaseException) -> bool:
+        """Whether `cause` says that the module of the entry point is missing, and not one that it imports."""
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        return missing is not None and f"{self.value.partition(':')[0].strip()}.".startswith(f"{missing}.")
 
     def load(self) -> object:
-        """Import the module, and give it or the object in it."""
-        module, _, path = self.value.partition(":")
-        loaded: object = import_module(module.strip())
-        for name in filter(None, path.strip().split(".")):
-            loaded = getattr(loaded, name)
-        return loaded
+        """Import the module, and give it or the object in it. Raises PluginError if the entry point names the wrong one."""
+        name, _, path = map(str.strip, self.value.partition(":"))
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as cause:
+            if not self.is_named_by(cause) or not self.has_files():
+                raise
+            raise PluginError(f"the entry point names the module {cause.name}, which does not exist") from cause
+        target: object = attrgetter(path)(module) if path else module
+        if path and hasattr(module, "needle_api") and not hasattr(target, "needle_api"):
+            hint = f"the entry point names what has needle_api and the hooks: {name}"
+            raise PluginError(f"the entry point names {path} in {name}, which has no needle_api", hint=hint)
+        return target
 
     def kernels_for(self, backend: str) -> set[str]:
         """The ops for which the plugin promises kernels on `backend`; "" stands for an entry that names no op."""
@@ -115,4 +142,6 @@ def _plugins(installed: Installed) -> Iterator[Plugin]:
         wrong = None
         if not _VALUE.fullmatch(value):
             wrong = ValueError(f"an entry point's value {value!r} is not MODULE or MODULE:OBJECT")
-        yield Plugin(*known, value, {group: sorted(offers[group]) for group in GROUPS if group in offers}, wrong)
+        yield Plugin(
+            *known, value, {group: sorted(offers[group]) for group in GROUPS if group in offers}, wrong, installed.has_files
+        )

@@ -30,8 +30,16 @@ class Installed:
     name: str
     version: str
     site: str
+    read: Read
+    """What reads its files of metadata."""
     entry_points: tuple[tuple[str, str, str], ...] = ()
     problem: Exception | None = None
+
+    def has_files(self) -> bool:
+        """Whether a file that was installed is there, besides the metadata."""
+        lines = (self.read("RECORD") or b"").decode("utf-8", "replace").splitlines()
+        paths = [line.split(",")[0].strip('"') for line in lines]
+        return any(os.path.exists(os.path.join(self.site, path)) for path in paths if path and ".dist-info/" not in path)
 
 
 def installed() -> Iterator[Installed]:
@@ -47,9 +55,21 @@ def installed() -> Iterator[Installed]:
             continue
         seen.add(key)
         try:
-            yield Installed(name, version, site, tuple(_entries(text.decode("utf-8"))))
+            yield Installed(name, version, site, read, tuple(_entries(text.decode("utf-8"))))
         except ValueError as problem:
-            yield Installed(name, version, site, problem=problem)
+            yield Installed(name, version, site, read, problem=problem)
+
+
+def groups_of(name: str) -> dict[str, list[str]]:
+    """The groups of all entry points of the distributions called `name`, or needle-NAME, or needle-NAME-backend."""
+    wanted = {canonical(name), f"needle-{canonical(name)}", f"needle-{canonical(name)}-backend"}
+    found: dict[str, list[str]] = {}
+    for _, read in _everywhere():
+        distribution = _identity(read)[0]
+        if canonical(distribution) in wanted:
+            text = (read("entry_points.txt") or b"").decode("utf-8", "replace")
+            found.setdefault(distribution, re.findall(r"^\s*\[\s*(.+?)\s*\]", text, re.MULTILINE))
+    return found
 
 
 def canonical(name: str) -> str:

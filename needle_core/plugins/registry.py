@@ -6,6 +6,7 @@ that claims it. What failed is remembered, so that asking again raises the same 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,7 @@ class Failure:
 
     @property
     def state(self) -> State:
-        missing = self.cause.name if isinstance(self.cause, ModuleNotFoundError) else None
-        return "stale" if missing and f"{self.plugin.value.partition(':')[0]}.".startswith(f"{missing}.") else "broken"
+        return "stale" if self.plugin.is_named_by(self.cause) else "broken"
 
     @property
     def command(self) -> str:
@@ -49,7 +49,7 @@ class Failure:
         return f"needle plugins why {self.plugin.distribution}"
 
     def error(self) -> PluginError:
-        details = {"plugin": f"{self.plugin.value} in {self.plugin.site}"}
+        details = {"plugin": self.plugin.place}
         if isinstance(self.cause, NeedleError) and self.cause.hint and self.cause.hint != self.command:
             details["for its author"] = self.cause.hint
         return PluginError(f"{self.plugin}: {self.phase}: {self.reason}", details=details, hint=f"`{self.command}`")
@@ -171,12 +171,40 @@ def report(*, load: bool = False) -> list[Status]:
 
 
 def why(name: str) -> list[Status]:
-    """The status of the plugins that answer to `name`, after trying to load them and to open their backends."""
+    """The status of the plugins that answer to `name`, after loading them, opening their backends, and asking for kernels."""
     with lock:
         asked = [p for p in _read().plugins if p.answers_to(name)]
         if not asked:
-            raise PluginError(f"no installed plugin is called {name!r}", hint="`needle plugins` lists what is installed")
-        return [_opened(_status(plugin)) for plugin in _tried(asked)]
+            raise unknown(name)
+        return [_opened(plugin) for plugin in _tried(asked)]
+
+
+def unknown(name: str) -> PluginError:
+    """The error for a `name` that no installed plugin answers to; it tells of a distribution that meant to."""
+    from difflib import get_close_matches
+
+    from needle_core.plugins.manifest import GROUPS
+    from needle_core.plugins.metadata import groups_of
+
+    known = [f"needle_core.{group}" for group in GROUPS]
+    for distribution, groups in groups_of(name).items():
+        if not set(known).isdisjoint(groups):
+            continue  # a plugin, which is called otherwise
+        near = [close for group in groups for close in get_close_matches(group, known, n=1, cutoff=0.8)]
+        return PluginError(
+            f"{distribution} is installed, but is no plugin: it has entry points in {', '.join(groups) or 'no group'}",
+            details={"groups of Needle": ", ".join(known)},
+            hint=f'did you mean [project.entry-points."{near[0]}"]? Install it again after the change' if near else None,
+        )
+    return PluginError(f"no installed plugin is called {name!r}", hint="`needle plugins` lists what is installed")
+
+
+def check_kernels(distribution: str) -> None:
+    """Raise the PluginError of a plugin of `distribution` that is active, and whose kernels for a backend failed."""
+    with lock:
+        for plugin in _memory.active:
+            if plugin.distribution == distribution and plugin in _memory.failures:
+                raise _memory.failures[plugin].error() from _memory.failures[plugin].cause
 
 
 def forget() -> None:
@@ -311,27 +339,37 @@ def _status(plugin: Plugin) -> Status:
     return Status(*known, "not loaded yet")
 
 
-def _opened(status: Status) -> Status:
-    """The `status` of a plugin after opening its backends, if it is active."""
+def _opened(plugin: Plugin) -> Status:
+    """The status of `plugin` after opening its backends, and those that it may have kernels for, if it is active."""
+    status = _status(plugin)
+    if status.state != "active":
+        return status
     from needle_core.backend import open_backend
 
-    for name in status.offers.get("backends", ()) if status.state == "active" else ():
-        try:
-            open_backend(name)
-        except DeviceUnavailableError as error:
-            wrong = error.__cause__
-            reason = _reason(wrong) if wrong is not None else error.summary
-            return replace(
-                status, state="unavailable", phase=f"open {name}", reason=reason, command="needle doctor", cause=wrong
-            )
-    return status
+    own = plugin.offers.get("backends", [])
+    others = [name for name in names("backends") if name not in own] if plugin.may_have_kernels else []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of kernels that fail: those of this plugin are part of its status
+        for name in own:
+            try:
+                open_backend(name)
+            except DeviceUnavailableError as error:
+                wrong = error.__cause__
+                reason = _reason(wrong) if wrong is not None else error.summary
+                return replace(
+                    status, state="unavailable", phase=f"open {name}", reason=reason, command="needle doctor", cause=wrong
+                )
+        for name in others:
+            with suppress(NeedleError):  # what is wrong with the backends of others is told of them
+                open_backend(name)
+    return _status(plugin)
 
 
 def _conflict(group: Group, name: str, claimants: list[Plugin]) -> PluginError:
     first, *others = claimants
     return PluginError(
         f"{' and '.join(map(str, claimants))}: manifest: each claims the {group[:-1]} {name!r}, so it is taken from neither",
-        details={str(plugin): f"{plugin.value} in {plugin.site}" for plugin in claimants},
+        details={str(plugin): plugin.place for plugin in claimants},
         hint=f"`pip uninstall {first.distribution}`, or NEEDLE_PLUGINS=-{first.distribution} keeps {others[0].distribution}",
     )
 
