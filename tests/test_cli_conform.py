@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -192,3 +194,35 @@ def test_kernels_that_fail_are_an_error(site: Site) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "\nerror: needle-twice 1.0: needle_register_kernels for " in done.stderr
     assert "No module named 'nowhere'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("deed", "ending"),
+    [("__import__('os')._exit(0)", "exit status 0"), ("__import__('ctypes').string_at(0)", "signal SIGSEGV")],
+    ids=["leaves", "crashes"],
+)
+def test_check_that_ends_the_process_is_named(site: Site, deed: str, ending: str) -> None:
+    site.install("needle-twice", {"ops": {"twice": "needle_twice"}}, RIGHT.replace("return x + x", f"return {deed}"))
+    code = "import sys; sys.argv = ['needle', 'conform', 'twice', '--device', 'numpy', '--json', '--case', 'twice/forward/*']\n"
+    done = site.python(code + "from needle_core.cli import main; main()")
+    assert (done.returncode, done.stdout) == (1, "")
+    error, hint = done.stderr.splitlines()[-2:]
+    found = re.fullmatch(rf"error: the process ended \({ending}\) in the check (twice/forward/.+ on numpy)", error)
+    assert found
+    assert hint == f"  hint: `needle conform twice --case {shlex.quote(found[1])} --seed 0 --device numpy`"
+
+
+@pytest.mark.parametrize("command", [["matrix"], ["plugins", "why", "twice"], ["conform", "twice"]])
+def test_import_that_ends_the_process_is_told(site: Site, command: list[str]) -> None:
+    site.install("needle-twice", {"ops": {"twice": "needle_twice"}}, "import os; os._exit(0)")
+    done = site.python(f"import sys; sys.argv = ['needle', *{command}]; from needle_core.cli import main; main()")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: the process ended (exit status 0) in `needle {' '.join(command)}`\n  hint: `needle doctor`\n"
+    )
+
+
+def test_status_of_a_command_is_that_of_its_process(site: Site) -> None:
+    done = site.python("import sys; sys.argv = ['needle', 'conform', 'nobody']; from needle_core.cli import main; main()")
+    assert done.returncode == 2
+    assert "no installed plugin is called 'nobody'" in done.stderr

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import needle_core
+from needle_core.cli import needle
 from needle_core.diagnosis import environment
 from tests.plugin_fixtures import HEAD, OP, Site
 
@@ -411,3 +413,10 @@ def test_unknown_name_is_an_error(ward: Ward) -> None:
         1,
         "error: no installed plugin is called 'nobody'\n  hint: `needle plugins` lists what is installed\n",
     )
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
+def test_timeout_is_a_time(seconds: str) -> None:
+    result = CliRunner().invoke(needle, ["doctor", "--timeout", seconds])
+    assert result.exit_code == 2
+    assert "--timeout" in result.stderr

@@ -36,7 +36,7 @@ def needle(site: Site):
 
     def run(*args: str, **environment: str) -> tuple[int, str, str]:
         code = f"import sys; sys.argv = {['needle', *args]!r}; from needle_core.cli import main; main()"
-        done = site.python(code, COLUMNS="200", **environment)
+        done = site.python(code, **{"COLUMNS": "200", **environment})
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -198,3 +198,10 @@ def test_unknown_command_is_a_usage_error(needle) -> None:
     status, _, err = needle("nonsense")
     assert status == 2
     assert "No such command 'nonsense'" in err
+
+
+def test_list_is_not_cut_where_there_is_no_terminal(needle, installed: None) -> None:
+    status, out, _ = needle("plugins", "list", "--load", NEEDLE_PLUGINS="hosting", COLUMNS="40")
+    assert status == 0
+    (row,) = [" ".join(line.split()) for line in out.splitlines() if line.startswith("needle-lazy")]
+    assert row.endswith("blocked selection: NEEDLE_PLUGINS=hosting unset NEEDLE_PLUGINS")

@@ -9,15 +9,23 @@ import ast
 import pkgutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
 import needle_core
 from needle_core.errors import NeedleError
 from needle_core.plugins.environment import flag
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SUPERVISED: Final = ("conform", "matrix", "plugins")
+_UNLIMITED: Final = 2**16  # columns of a table that is not shown on a terminal
 
 
 class _Files(click.Group):
@@ -48,15 +56,44 @@ def needle() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of Needle's own ends it with one message, or a traceback if NEEDLE_TRACEBACK=1."""
+    """Run the command line, commands that call code of plugins in a process of their own."""
+    if sys.argv[1:2] and sys.argv[1] in _SUPERVISED:
+        from needle_core.diagnosis.supervision import supervise
+
+        with _told_errors():
+            sys.exit(supervise(sys.argv[1:]))
+    run()
+
+
+def run() -> None:
+    """Run the command line in this process."""
     warnings.showwarning = _show_warning
-    try:
+    with _told_errors():
         needle.main(prog_name="needle")
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    """Within it, an error of Needle's own ends the program with one message, or a traceback if NEEDLE_TRACEBACK=1."""
+    try:
+        yield
     except NeedleError as error:
         if flag("NEEDLE_TRACEBACK"):
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def show_table(table: Table) -> None:
+    """Print `table`: its cells folded into the width of a terminal, and whole elsewhere."""
+    from rich.console import Console
+
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console()
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    console.print(table)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

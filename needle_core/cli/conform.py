@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from needle_core.cli import show_table
+from needle_core.diagnosis.supervision import doing
 from needle_core.errors import ArgumentError, DataError, DeviceError
 from needle_core.plugins import registry
 
@@ -61,7 +63,12 @@ def conform(
         click.echo(json.dumps(ids, indent=2) if as_json else "\n".join(ids))
         return
     with _progress(len(chosen)) as watch, redirect_stdout(sys.stderr):  # what plugins print is no part of the report
-        done = report.run(made, chosen, watch)
+
+        def begin(planned: Planned) -> None:
+            doing(f"the check {planned.id}", report.repeating(made, planned))
+            watch(planned)
+
+        done = report.run(made, chosen, begin)
     if as_json:
         click.echo(json.dumps(done.as_dict(), indent=2))
     else:
@@ -94,7 +101,6 @@ def _progress(total: int) -> Iterator[Callable[[Planned], None]]:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     suite, counts = report.suite, report.counts
@@ -107,7 +113,7 @@ def _print(report: Report) -> None:
     for kind, found in rows.items():
         failed = f"[red]{found['failed']}[/]" if found["failed"] else "0"
         table.add_row(kind, str(found.total()), str(found["passed"]), failed, str(found["expected"]))
-    Console().print(table)
+    show_table(table)
     for failures in report.failures():
         more = f" (and {failures.others} like it)" if failures.others else ""
         click.echo(f"\nfailed: {failures.first.planned.id}{more}\n  {_indented(failures.first.text)}\n  {failures.repeat}")

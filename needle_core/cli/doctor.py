@@ -7,12 +7,14 @@ environment.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from typing import Any, Final
 
 import click
 
+from needle_core.cli import show_table
 from needle_core.diagnosis import environment
 from needle_core.diagnosis.examination import Examination, Finding, examine, find_default_device
 from needle_core.errors import NeedleError
@@ -26,11 +28,23 @@ _COLORS: Final = {
 }
 
 
+def _is_number(ctx: click.Context, parameter: click.Parameter, seconds: float) -> float:
+    """`nan` lies in every range."""
+    if math.isnan(seconds):
+        raise click.BadParameter("nan is no time")
+    return seconds
+
+
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds for each plugin."
+    "--timeout",
+    type=click.FloatRange(min=0, max=86_400, min_open=True),
+    callback=_is_number,
+    default=30.0,
+    show_default=True,
+    help="Seconds for each plugin.",
 )
 def doctor(names: tuple[str, ...], as_json: bool, timeout: float) -> None:
     """Examine the plugins called NAME, or all that are installed, each in a process of its own.
@@ -102,7 +116,7 @@ def _show(default: Examination, about: list[Finding], plugins: list[Examination]
         table.add_row(p.distribution, p.version, Text(p.state, _COLORS[p.state]), time, ", ".join(p.devices))
     if plugins:
         console.print()
-        console.print(table)
+        show_table(table)
     for p in plugins:
         if p.findings:
             console.print(Text(f"\n{p.distribution} {p.version}", "bold"))

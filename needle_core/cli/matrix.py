@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from needle_core.cli import show_table
 from needle_core.errors import DeviceError, NeedleError
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def matrix(model: str | None, wanted: tuple[str, ...], as_json: bool) -> None:
     `needle conform NAME` makes it; another version, or a change of the source, puts it out of date.
     """
     used = _used_by(model) if model else None
+    if used is not None and not used:
+        click.echo(f"warning: {model} used no op", err=True)
     try:
         devices, absent = _devices(wanted)
     except DeviceError as unknown:
@@ -121,7 +124,7 @@ def _devices(wanted: tuple[str, ...]) -> tuple[list[Device], dict[str, str]]:
     from needle_core.plugins import registry
 
     if wanted:
-        return [find_device(name) for name in wanted], {}
+        return list(dict.fromkeys(find_device(name) for name in wanted)), {}
     found, absent = [], {}
     for name in registry.names("backends"):
         try:
@@ -242,21 +245,20 @@ def _print(
     limits: dict[str, list[Limit]],
     absent: dict[str, str],
 ) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Table
     from rich.text import Text
 
     colors = {"held": "green", "failed": "red", "missing": "red", "outdated": "yellow", "unchecked": "dim"}
-    table = Table(Column("op", no_wrap=True), "family", "kind", *(d.name for d in devices), box=None, pad_edge=False)
+    table = Table("op", "family", "kind", *(d.name for d in devices), box=None, pad_edge=False)
     if used is not None:
-        table.add_column("used in", overflow="fold")
+        table.add_column("used in")
     for op in ops:
         found = [cells[op.name, d.name] for d in devices]
         row = [op.name, op.family, "primitive" if op.is_primitive else "composite"]
         within = used[op.name].within if used is not None else {""}
         callers = [", ".join(sorted(within)) if "" not in within else ""] if used is not None else []
         table.add_row(*row, *(Text(str(cell), colors[cell.state]) for cell in found), *callers)
-    Console().print(table)
+    show_table(table)
     click.echo(f"\n{_LEGEND}")
     for device in devices:
         column = [cells[op.name, device.name] for op in ops]

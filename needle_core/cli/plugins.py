@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from needle_core.cli import show_table
 from needle_core.errors import NeedleError
 from needle_core.plugins import registry
 from needle_core.plugins.registry import Status
@@ -94,7 +95,6 @@ def _default_device() -> tuple[str | None, str]:
 
 
 def _print_table(statuses: list[Status]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -110,7 +110,7 @@ def _print_table(statuses: list[Status]) -> None:
             s.command or "",
         )
         table.add_row(*cells)
-    Console().print(table)
+    show_table(table)
 
 
 def _offers(status: Status) -> str:

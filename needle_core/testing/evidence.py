@@ -15,7 +15,7 @@ from pathlib import Path
 
 import needle_core
 from needle_core.backend import device as find_device
-from needle_core.errors import DataError
+from needle_core.errors import DataError, warn
 from needle_core.plugins import registry
 from needle_core.testing.report import OUTCOMES, Report, told
 
@@ -46,7 +46,7 @@ class Evidence:
 def folder() -> Path:
     """Where the files are."""
     if own := os.environ.get("NEEDLE_CACHE"):
-        return Path(own) / "conformance"
+        return Path(own).expanduser() / "conformance"
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "needle" / "conformance"
 
@@ -66,8 +66,14 @@ def remember(report: Report) -> None:
 
 
 def recall() -> list[Evidence]:
-    """All that is known, the latest last. Raises DataError for a file that cannot be read."""
-    return sorted((_read(path) for path in sorted(folder().glob("*.json"))), key=lambda e: e.time)
+    """All that is known, the latest last. A file that cannot be read is warned of, and proves nothing."""
+    known = []
+    for path in sorted(folder().glob("*.json")):
+        try:
+            known.append(_read(path))
+        except DataError as damaged:
+            warn(str(damaged))
+    return sorted(known, key=lambda e: e.time)
 
 
 def _write(evidence: Evidence) -> None:
@@ -93,6 +99,8 @@ def _read(path: Path) -> Evidence:
     try:
         evidence = Evidence(**json.loads(path.read_text(encoding="utf-8")))
         datetime.fromisoformat(evidence.time)
+        if not all(type(text) is str for text in (evidence.distribution, evidence.version, evidence.device, evidence.mode)):
+            raise ValueError("its names are none")
         if not all(
             set(found) == set(OUTCOMES) and all(type(n) is int for n in found.values()) for found in evidence.counts.values()
         ):

@@ -89,17 +89,11 @@ class Report:
 
         failed = sorted((r for r in self.results if r.outcome == "failed"), key=lambda r: (group(r), _size(r)))
         groups = [list(members) for _, members in groupby(failed, group)]
-        return [Failures(members[0], len(members) - 1, self.repeat(members[0])) for members in groups]
+        return [Failures(members[0], len(members) - 1, repeating(self.suite, members[0].planned)) for members in groups]
 
     def expected(self) -> dict[str, int]:
         """How many checks failed as expected, by reason."""
         return dict(Counter(r.text for r in self.results if r.outcome == "expected"))
-
-    def repeat(self, result: Result) -> str:
-        """The command that runs one check again."""
-        suite = self.suite
-        options = " --quick" * suite.quick + (f" --device {suite.device}" if suite.device else "")
-        return f"needle conform {suite.name} --case {shlex.quote(result.planned.id)} --seed {suite.seed}{options}"
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -119,7 +113,7 @@ class Report:
             **told(self.counts),
             "kinds": {kind: told(counts) for kind, counts in self.by(lambda p: p.kind).items()},
             "failures": [
-                {"id": r.planned.id, "device": r.planned.device, "text": r.text, "repeat": self.repeat(r)}
+                {"id": r.planned.id, "device": r.planned.device, "text": r.text, "repeat": repeating(self.suite, r.planned)}
                 for r in self.results
                 if r.outcome == "failed"
             ],
@@ -127,6 +121,12 @@ class Report:
             "limits": [str(limit) for limit in self.suite.limits],
             "absent": self.suite.absent,
         }
+
+
+def repeating(suite: Suite, planned: Planned) -> str:
+    """The command that runs one check again."""
+    options = " --quick" * suite.quick + (f" --device {suite.device}" if suite.device else "")
+    return f"needle conform {suite.name} --case {shlex.quote(planned.id)} --seed {suite.seed}{options}"
 
 
 def told(counts: Counter[Outcome]) -> dict[str, int]:
