@@ -4,5 +4,5 @@ environment   Python, versions, NEEDLE_ variables, metadata: what is known witho
 examination   one plugin, tried out in a process of its own: what became of that process
 probe         what runs in there
 supervision   a command of `needle` in a process of its own, and how that ended
-common        what all modules of a process share, and what a plugin changed of it
+shared_state  what all modules of a process share, and what a plugin changed of it
 """
