@@ -220,7 +220,7 @@ def test_plugin_error_reads_word_for_word(site: Site) -> None:
         ndl.device("wanted")
     assert str(caught.value) == (
         "needle-wanted 1.0: import: RuntimeError: boom\n"
-        f"  plugin: needle_wanted in {site.folder}\n  hint: `needle plugins why needle-wanted`"
+        f"  plugin: needle_wanted in {site.folder}/needle_wanted.py\n  hint: `needle plugins why needle-wanted`"
     )
     assert isinstance(caught.value.__cause__, RuntimeError)
 

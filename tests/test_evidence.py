@@ -86,13 +86,14 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, var
     ["", "{", "[]", "{}", '{"distribution": 3}', "null", "\x00"],
     ids=["empty", "cut", "list", "bare", "few", "null", "bin"],
 )
-def test_a_file_that_cannot_be_read_is_an_error_that_says_which_to_delete(text: str) -> None:
+def test_a_file_that_cannot_be_read_is_a_warning_that_says_which_to_delete(text: str) -> None:
     remember("a/forward/1")
     path = evidence.folder() / "needle-y.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="holds no result of a conformance run") as caught:
-        evidence.recall()
-    assert caught.value.hint == f"`rm {path}`; the next run writes it anew"
+    with pytest.warns(RuntimeWarning, match="holds no result of a conformance run") as caught:
+        known = evidence.recall()
+    assert str(caught[0].message).endswith(f"hint: `rm {path}`; the next run writes it anew")
+    assert [e.name for e in known] == [p.name for p in sorted(evidence.folder().glob("*.json")) if p != path]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +111,8 @@ def test_fields_are_read_strictly(change: dict[str, object]) -> None:
     remember("a/forward/1")
     (known,) = evidence.recall()
     evidence._write(replace(known, **change))  # type: ignore[arg-type]
-    with pytest.raises(DataError):
-        evidence.recall()
+    with pytest.warns(RuntimeWarning, match="holds no result of a conformance run"):
+        assert evidence.recall() == []
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
