@@ -92,7 +92,7 @@ REFUSED = {
     "foreign case": ("needle_conformance", "registrar.case('add', abs, [])", "for 'add', which is no op of this plugin"),
     "no optimizer case": ("needle_conformance", "registrar.optimizer_case(3)", "takes an OptimizerCase, not 3"),
     "unknown op": ("needle_conformance", "registrar.roundoff('mtmul', 'float32', 0.1, 'r')", "no op is called 'mtmul'"),
-    "no dtype": ("needle_conformance", "registrar.roundoff('matmul', 'int32', 0.1, 'r')", "the roundoff of 'int32' and 1"),
+    "no dtype": ("needle_conformance", "registrar.roundoff('matmul', 'int32', 0.1, 'r')", "more than the roundoff of 'int32'"),
     "no limit": ("needle_conformance", "registrar.roundoff('matmul', 'float32', 2.0**-24, 'r')", "u is 5.960"),
     "no reason": ("needle_conformance", "registrar.expect_failure('same/*', ' ', '2031-01-01')", "a reason is needed"),
     "no date": ("needle_conformance", "registrar.expect_failure('same/*', 'r', 'soon')", "until is 'soon'"),

@@ -99,11 +99,9 @@ class Registrar:
         self._belongs_to("needle_conformance")
         if op not in OPS:
             raise ArgumentError(f"no op is called {op!r}")
-        if dtype not in ROUNDOFF or not ROUNDOFF[dtype] < u < 1:
+        if dtype not in ROUNDOFF or not u > ROUNDOFF[dtype]:
             known = ", ".join(f"{name} {own:.2g}" for name, own in ROUNDOFF.items())
-            raise ArgumentError(
-                f"u is {u!r}, and must lie between the roundoff of {dtype!r} and 1", details={"roundoffs": known}
-            )
+            raise ArgumentError(f"u is {u!r}, and must be more than the roundoff of {dtype!r}", details={"roundoffs": known})
         _check_reason(reason)
         self.declarations.limits.append(Limit(op, dtype, u, reason))
 
