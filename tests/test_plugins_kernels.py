@@ -76,7 +76,7 @@ BAD_KERNELS = {
     "no such op": (
         {"fancy.nonsense": "m"},
         "{'nonsense': abs}",
-        "kernel for 'nonsense', an op that no installed plugin offers",
+        "no op is called 'nonsense'",
     ),
     "not callable": ({"fancy.some_op": "m"}, "{'some_op': 3}", "the kernel for 'some_op' cannot be called: 3"),
     "not a mapping": ({"fancy.some_op": "m"}, "[abs]", "registrar.kernels takes a module or a mapping"),

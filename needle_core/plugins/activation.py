@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from pluggy import PluginManager
@@ -60,13 +61,14 @@ class Activation:
         """Take the plugin's kernels for `backend`."""
         kernels = self._call("needle_register_kernels", backend=backend)
         own = set(self.staged["ops"])
+        unknown = [op for op in kernels if op not in own and op not in OPS and registry.find("ops", op) is None]
+        if unknown:
+            near = get_close_matches(unknown[0], own | OPS.keys(), n=1)
+            raise PluginError(f"no op is called {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         promised = self.plugin.kernels_for(backend)
         if "" in promised:
             raise PluginError(f"the entry point {backend!r} in needle_core.kernels names no op", hint=f"{backend}.matmul = ...")
         _compare("kernels", (set(kernels) - own) | (set(kernels) & promised), promised)
-        homeless = [op for op in kernels if op not in own and op not in OPS and registry.find("ops", op) is None]
-        if homeless:
-            raise PluginError(f"kernel for {homeless[0]!r}, an op that no installed plugin offers")
         self.kernels[backend] = kernels
 
     def declarations(self) -> Declarations:

@@ -60,6 +60,7 @@ class Selection:
                 raise PluginError(
                     f"NEEDLE_PLUGINS={self.setting}: no installed plugin is called {item!r}",
                     details={"known": ", ".join(sorted(known)) or "none"},
+                    hint=f"commas separate names: NEEDLE_PLUGINS={','.join(item.split())}" if len(item.split()) > 1 else None,
                 )
 
     def takes(self, plugin: Plugin) -> bool:

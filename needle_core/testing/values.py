@@ -160,7 +160,8 @@ def check_large(case: Case, sample: Sample, dtype: str, seed: int = 0) -> None:
             terms, sums = len(arrays), list(_sensitivities(case, sample, arrays))
         else:
             terms, sums = max(x.size for x in arrays), expect(case, sample, [np.abs(x) for x in arrays], dtype)
-        scales = [u * (case.rounds * np.abs(y) + case.terms) + gamma(terms, u) * s for y, s in zip(expected, sums, strict=True)]
+        own, sum_of = u * case.rounds, gamma(terms, u)
+        scales = [own * np.abs(y) + u * case.terms + sum_of * s for y, s in zip(expected, sums, strict=True)]
     for y, reference, d, bound in _paired(place, results, expected, results_of(case, sample, dtype), scales):
         compare(place, y, reference, d, bound)
 
