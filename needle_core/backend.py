@@ -111,6 +111,8 @@ def open_backend(name: str) -> Backend:
             )
         backend, names, kernels = _opened(name, plugin)
         kernels |= registry.kernels(name)
+        if name in _backends:  # a plugin that brings kernels has used the device meanwhile
+            return _backends[name]
         register_kernels(name, kernels)
         _backends[name], _makers[name] = backend, plugin
         _devices.update({device: Device(device, backend) for device in names})

@@ -27,7 +27,8 @@ def needle_register_kernels(registrar, backend):
 @pytest.fixture(autouse=True)
 def _no_open_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests have opened backends, for which plugins would be asked for kernels too."""
-    monkeypatch.setattr(backend, "_backends", {})
+    for table in ("_backends", "_devices", "_makers"):
+        monkeypatch.setattr(backend, table, {})
 
 
 @pytest.fixture
