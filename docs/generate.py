@@ -23,8 +23,8 @@ from needle_core.testing.samples import EVERY, FLOATING, NUMBERS, Case, Input, S
 Call: TypeAlias = tuple[tuple[Spec, ...], Any, dict[str, Any]]
 
 FAMILIES: Final = (
-    ops.elementwise, ops.elementary, ops.activation, ops.reduce, ops.shape, ops.index, ops.linalg, ops.normalize, ops.loss,
-    ops.create,
+    ops.elementwise, ops.elementary, ops.activation, ops.reduce, ops.shape, ops.index, ops.linalg, ops.convolution, ops.pooling,
+    ops.interpolation, ops.recurrent, ops.attention, ops.normalize, ops.loss, ops.create,
 )  # fmt: skip
 
 OPS_PAGE: Final = """\

@@ -25,13 +25,18 @@ from needle_core.fallback import fallbacks
 from needle_core.autograd import enable_grad, grad, no_grad, value_and_grad, vjp
 from needle_core import ops  # and its families one by one, for type checkers do not see through the package:
 from needle_core.ops.activation import *
+from needle_core.ops.attention import *
+from needle_core.ops.convolution import *
 from needle_core.ops.create import *
 from needle_core.ops.elementary import *
 from needle_core.ops.elementwise import *
 from needle_core.ops.index import *
+from needle_core.ops.interpolation import *
 from needle_core.ops.linalg import *
 from needle_core.ops.loss import *
 from needle_core.ops.normalize import *
+from needle_core.ops.pooling import *
+from needle_core.ops.recurrent import *
 from needle_core.ops.reduce import *
 from needle_core.ops.shape import *
 from needle_core import random

@@ -6,27 +6,53 @@ from typing import Any
 
 from needle_core import op as _op
 from needle_core.errors import ArgumentError
-from needle_core.ops import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
+from needle_core.ops import (
+    activation,
+    attention,
+    convolution,
+    create,
+    elementary,
+    elementwise,
+    index,
+    interpolation,
+    linalg,
+    loss,
+    normalize,
+    pooling,
+    recurrent,
+    reduce,
+    shape,
+)
 from needle_core.ops.activation import *
+from needle_core.ops.attention import *
+from needle_core.ops.convolution import *
 from needle_core.ops.create import *
 from needle_core.ops.elementary import *
 from needle_core.ops.elementwise import *
 from needle_core.ops.index import *
+from needle_core.ops.interpolation import *
 from needle_core.ops.linalg import *
 from needle_core.ops.loss import *
 from needle_core.ops.normalize import *
+from needle_core.ops.pooling import *
+from needle_core.ops.recurrent import *
 from needle_core.ops.reduce import *
 from needle_core.ops.shape import *
 
 __all__ = []
 __all__ += activation.__all__
+__all__ += attention.__all__
+__all__ += convolution.__all__
 __all__ += create.__all__
 __all__ += elementary.__all__
 __all__ += elementwise.__all__
 __all__ += index.__all__
+__all__ += interpolation.__all__
 __all__ += linalg.__all__
 __all__ += loss.__all__
 __all__ += normalize.__all__
+__all__ += pooling.__all__
+__all__ += recurrent.__all__
 __all__ += reduce.__all__
 __all__ += shape.__all__
 

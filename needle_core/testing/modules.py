@@ -31,7 +31,8 @@ from needle_core.random import default_generator
 from needle_core.spec import DTYPES, Device
 from needle_core.testing.bounds import ROUNDOFF, compare, jacobian
 from needle_core.testing.gradients import GRADIENT_ROUNDS, cotangents
-from needle_core.testing.layers import LAYERS, Layer
+from needle_core.testing.layers import LAYERS
+from needle_core.testing.layers.layer import Layer
 from needle_core.testing.samples import Array, Case, Check, MismatchError, Sample
 from needle_core.testing.transfers import opened
 

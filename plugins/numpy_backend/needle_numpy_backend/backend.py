@@ -13,7 +13,23 @@ import numpy.typing as npt
 from needle_core.backend import Backend
 from needle_core.op import Kernel
 from needle_core.spec import Device, DType, Spec
-from needle_numpy_backend import activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape
+from needle_numpy_backend import (
+    activation,
+    attention,
+    convolution,
+    create,
+    elementary,
+    elementwise,
+    index,
+    interpolation,
+    linalg,
+    loss,
+    normalize,
+    pooling,
+    recurrent,
+    reduce,
+    shape,
+)
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +53,23 @@ class NumpyBackend(Backend):
     name = "numpy"
     host = True
     priority = 0
-    kernels = (activation, create, elementary, elementwise, index, linalg, loss, normalize, reduce, shape)
+    kernels = (
+        activation,
+        attention,
+        convolution,
+        create,
+        elementary,
+        elementwise,
+        index,
+        interpolation,
+        linalg,
+        loss,
+        normalize,
+        pooling,
+        recurrent,
+        reduce,
+        shape,
+    )
 
     def devices(self) -> Sequence[str]:
         return ["numpy"]

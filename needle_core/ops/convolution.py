@@ -1,0 +1,5 @@
+"""Convolution and its transpose."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

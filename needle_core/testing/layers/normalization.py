@@ -1,0 +1,26 @@
+"""Layers that normalise activations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from needle_core import nn
+from needle_core.testing import CASES
+from needle_core.testing.layers.layer import Layer, State, of_op
+from needle_core.testing.samples import Array, real
+
+
+def _batch_norm_in_evaluation(s: State, x: Array) -> Array:
+    return np.asarray((x - s["running_mean"]) / np.sqrt(s["running_var"] + 1e-5) * s["weight"] + s["bias"])
+
+
+LAYERS: Final = (
+    Layer("BatchNorm1d", "4", lambda d: nn.BatchNorm1d(4, dtype=d),
+          lambda s, x: CASES["batch_norm"].reference(x, s["weight"], s["bias"]), (real(5, 4),)),
+    Layer("BatchNorm1d", "4, in evaluation", lambda d: nn.BatchNorm1d(4, dtype=d).eval(),
+          _batch_norm_in_evaluation, (real(5, 4),)),
+    Layer("LayerNorm", "4", lambda d: nn.LayerNorm(4, dtype=d), of_op("layer_norm"), (real(3, 4),)),
+    Layer("LayerNorm", "(2, 3)", lambda d: nn.LayerNorm((2, 3), dtype=d), of_op("layer_norm"), (real(2, 2, 3),)),
+)  # fmt: skip
