@@ -312,6 +312,28 @@ def test_batch_norm_refuses_other_widths() -> None:
         nn.BatchNorm1d(4)(Tensor(np.zeros((2, 3), np.float32)))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_images_takes_every_pixel_as_a_sample(training: bool) -> None:
+    x = np.random.default_rng(3).normal(size=(2, 3, 5, 4))
+    rows, last, first = nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4, data_format="NCHW")
+    expected = rows.train(training)(Tensor(x.reshape(30, 4))).numpy().reshape(x.shape)
+    close(last.train(training)(Tensor(x)), expected)
+    close(first.train(training)(Tensor(x.transpose(0, 3, 1, 2))), expected.transpose(0, 3, 1, 2))
+    for layer in (last, first):
+        close(layer.running_mean, rows.running_mean.numpy(), np.float32)
+        close(layer.running_var, rows.running_var.numpy(), np.float32)
+
+
+def test_batch_norm_of_images_refuses_other_formats() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        nn.BatchNorm2d(3, data_format="NCW")
+    assert str(caught.value) == "BatchNorm2d: data_format is 'NHWC' or 'NCHW', not 'NCW'"
+    with pytest.raises(ShapeError, match=r"^BatchNorm2d: NHWC has 4 axes, not 2"):
+        nn.BatchNorm2d(3)(Tensor(np.zeros((2, 3))))
+    assert repr(nn.BatchNorm2d(3)) == "BatchNorm2d(3, eps=1e-05, momentum=0.1)"
+    assert repr(nn.BatchNorm2d(3, data_format="NCHW")) == "BatchNorm2d(3, eps=1e-05, momentum=0.1, data_format='NCHW')"
+
+
 # -- layer normalisation ------------------------------------------------------------------------------------------------
 
 

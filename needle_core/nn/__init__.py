@@ -24,7 +24,7 @@ from needle_core.nn.dropout import Dropout
 from needle_core.nn.linear import Embedding, Flatten, Identity, Linear
 from needle_core.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, L2Loss, MSELoss, SoftmaxLoss
 from needle_core.nn.module import Buffer, Module, Parameter
-from needle_core.nn.normalization import BatchNorm1d, LayerNorm, LayerNorm1d
+from needle_core.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm, LayerNorm1d
 
 __all__ = [
     "Module", "Parameter", "Buffer", "init",
@@ -32,6 +32,6 @@ __all__ = [
     "Linear", "Embedding", "Flatten", "Identity",
     "ELU", "GELU", "HardSigmoid", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "ReLU6", "SELU", "Sigmoid", "SiLU",
     "Softmax", "Softplus", "Softsign", "Tanh",
-    "BatchNorm1d", "LayerNorm", "LayerNorm1d", "Dropout",
+    "BatchNorm1d", "BatchNorm2d", "LayerNorm", "LayerNorm1d", "Dropout",
     "SoftmaxLoss", "CrossEntropyLoss", "L2Loss", "MSELoss", "L1Loss", "BCEWithLogitsLoss",
 ]  # fmt: skip

@@ -8,24 +8,15 @@ from needle_core.backend import DeviceLike
 from needle_core.doors import normalize_shape
 from needle_core.errors import ShapeError
 from needle_core.nn import init
+from needle_core.nn.formats import channels_back, channels_last, normalize_format
 from needle_core.nn.module import Buffer, Module, Parameter
 from needle_core.ops import batch_norm, layer_norm, mean, rsqrt, var
 from needle_core.spec import DTypeLike
 from needle_core.tensor import Tensor
 
 
-class BatchNorm1d(Module):
-    """Each channel (last axis) normalised: over the batch in training, by running statistics in evaluation.
-
-        y = (x - m) / sqrt(v + eps) * weight + bias
-
-    In training, m and v are mean and variance of the n samples at hand, v with divisor n; and the running statistics move,
-    running <- (1 - momentum) running + momentum observed, where the variance observed has the divisor n - 1.
-
-    Shapes:   x (*s, dim) -> (*s, dim); n is the product of s
-    Raises:   ShapeError in training for fewer than two samples
-    Source:   Ioffe & Szegedy 2015, arXiv:1502.03167
-    """
+class _BatchNorm(Module):
+    """What BatchNorm1d and BatchNorm2d share: parameters, running statistics, and `_normalized` for channels last."""
 
     def __init__(
         self, dim: int, eps: float = 1e-5, momentum: float = 0.1, device: DeviceLike | None = None, dtype: DTypeLike = "float32"
@@ -36,13 +27,13 @@ class BatchNorm1d(Module):
         self.running_mean = Buffer(init.zeros(dim, device=device, dtype=dtype))
         self.running_var = Buffer(init.ones(dim, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         if not self.training:
             return (x - self.running_mean) * (self.weight * rsqrt(self.running_var + self.eps)) + self.bias
         y = batch_norm(x, self.weight, self.bias, eps=self.eps)
         if x.size <= self.dim:
             raise ShapeError(
-                f"BatchNorm1d: in training, at least two samples are needed for a variance, not {x.size // self.dim}",
+                f"{type(self).__name__}: in training, at least two samples are needed for a variance, not {x.size // self.dim}",
                 details={"x": x.spec},
                 hint="model.eval() uses the running statistics",
             )
@@ -56,6 +47,50 @@ class BatchNorm1d(Module):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}, momentum={self.momentum}"
+
+
+class BatchNorm1d(_BatchNorm):
+    """Each channel (last axis) normalised: over the batch in training, by running statistics in evaluation.
+
+        y = (x - m) / sqrt(v + eps) * weight + bias
+
+    In training, m and v are mean and variance of the n samples at hand, v with divisor n; and the running statistics move,
+    running <- (1 - momentum) running + momentum observed, where the variance observed has the divisor n - 1.
+
+    Shapes:   x (*s, dim) -> (*s, dim); n is the product of s
+    Raises:   ShapeError in training for fewer than two samples
+    Source:   Ioffe & Szegedy 2015, arXiv:1502.03167
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalized(x)
+
+
+class BatchNorm2d(_BatchNorm):
+    """BatchNorm1d of images: every pixel of every image is a sample.
+
+    Shapes:   x (n, h, w, dim) -> (n, h, w, dim); (n, dim, h, w) -> (n, dim, h, w) with data_format="NCHW"
+    Raises:   ShapeError in training for fewer than two pixels
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        data_format: str = "NHWC",
+        device: DeviceLike | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        self.data_format = normalize_format("BatchNorm2d", data_format, 2)
+        super().__init__(dim, eps, momentum, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._normalized(channels_last("BatchNorm2d", x, self.data_format))
+        return channels_back(y, self.data_format)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.data_format == "NHWC" else f", data_format={self.data_format!r}")
 
 
 class LayerNorm(Module):
