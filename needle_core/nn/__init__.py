@@ -20,6 +20,7 @@ from needle_core.nn.activation import (
     Tanh,
 )
 from needle_core.nn.containers import ModuleDict, ModuleList, Residual, Sequential
+from needle_core.nn.convolution import Conv1d, Conv2d
 from needle_core.nn.dropout import Dropout
 from needle_core.nn.linear import Embedding, Flatten, Identity, Linear
 from needle_core.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, L2Loss, MSELoss, SoftmaxLoss
@@ -30,6 +31,7 @@ __all__ = [
     "Module", "Parameter", "Buffer", "init",
     "Sequential", "ModuleList", "ModuleDict", "Residual",
     "Linear", "Embedding", "Flatten", "Identity",
+    "Conv1d", "Conv2d",
     "ELU", "GELU", "HardSigmoid", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "ReLU6", "SELU", "Sigmoid", "SiLU",
     "Softmax", "Softplus", "Softsign", "Tanh",
     "BatchNorm1d", "BatchNorm2d", "LayerNorm", "LayerNorm1d", "Dropout",
