@@ -167,7 +167,7 @@ def test_a_wrong_op_fails_with_the_line_that_repeats_it(site: Site) -> None:
     assert not done.ok
     first = done.failures()[0]
     assert first.first.planned.check.size == 3
-    assert first.repeat == f"needle conform twice --case '{first.first.planned.id}' --seed 0 --device numpy"
+    assert first.repeats[0] == f"needle conform twice --case '{first.first.planned.id}' --seed 0 --device numpy"
 
 
 def test_the_pytest_form_raises_what_fails(site: Site) -> None:

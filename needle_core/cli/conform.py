@@ -115,8 +115,10 @@ def _print(report: Report) -> None:
         table.add_row(kind, str(found.total()), str(found["passed"]), failed, str(found["expected"]))
     show_table(table)
     for failures in report.failures():
-        more = f" (and {failures.others} like it)" if failures.others else ""
-        click.echo(f"\nfailed: {failures.first.planned.id}{more}\n  {_indented(failures.first.text)}\n  {failures.repeat}")
+        others = len(failures.repeats) - 1
+        more = f" (and {others} like it)" if others else ""
+        repeats = "\n  ".join(failures.repeats)
+        click.echo(f"\nfailed: {failures.first.planned.id}{more}\n  {_indented(failures.first.text)}\n  {repeats}")
     notes = {
         "expected failures": [f"{n}: {reason}" for reason, n in report.expected().items()],
         "declared limits": [str(limit) for limit in suite.limits],

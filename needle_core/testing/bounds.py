@@ -162,7 +162,7 @@ def compare(place: str, y: ndl.Tensor, reference: Array, dtype: DType, bound: Ar
     wrong = np.argwhere(~_agree(values, reference, dtype, bound))
     if len(wrong):
         i = tuple(wrong[0].tolist())
-        raise MismatchError(f"{place}: {values[i]!r} for {reference[i]!r} at {list(i)}, bound {float(bound[i]):.3g}")
+        raise MismatchError(f"{place}: {values[i]!s} for {reference[i]!s} at {list(i)}, bound {float(bound[i]):.3g}")
 
 
 def _agree(values: Array, reference: Array, dtype: DType, bound: Array) -> Array:
@@ -206,4 +206,4 @@ def compare_classes(place: str, y: ndl.Tensor, reference: Array, *, either_zero:
     wrong = np.argwhere(~np.where(np.isnan(found) | np.isnan(expected), np.isnan(found) & np.isnan(expected), alike))
     if len(wrong):
         i = tuple(wrong[0].tolist())
-        raise MismatchError(f"{place}: {values[i]!r} for {reference[i]!r} at {list(i)}")
+        raise MismatchError(f"{place}: {values[i]!s} for {reference[i]!s} at {list(i)}")

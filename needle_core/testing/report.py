@@ -36,12 +36,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Failures:
-    """The failed checks of one kind of one subject on one device: the smallest, and how many are like it."""
+    """The failed checks of one kind of one subject on one device, told by the smallest."""
 
     first: Result
-    others: int
-    repeat: str
-    """The command that runs the smallest again."""
+    repeats: Sequence[str]
+    """The commands that run them again, one for each, the smallest first."""
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Report:
 
         failed = sorted((r for r in self.results if r.outcome == "failed"), key=lambda r: (group(r), _size(r)))
         groups = [list(members) for _, members in groupby(failed, group)]
-        return [Failures(members[0], len(members) - 1, repeating(self.suite, members[0].planned)) for members in groups]
+        return [Failures(members[0], [repeating(self.suite, r.planned) for r in members]) for members in groups]
 
     def expected(self) -> dict[str, int]:
         """How many checks failed as expected, by reason."""

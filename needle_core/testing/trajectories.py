@@ -199,7 +199,7 @@ def _near(where: str, value: Array, expected: Array, bound: Array) -> None:
     if len(wrong):
         i = tuple(wrong[0].tolist())
         error = abs(wide[i] - expected[i]) / bound[i]
-        raise MismatchError(f"{where}: {value[i]!r} for {expected[i]!r} at {list(i)}, error / bound {error:.3g}")
+        raise MismatchError(f"{where}: {value[i]!s} for {expected[i]!s} at {list(i)}, error / bound {error:.3g}")
 
 
 def _same(where: str, value: Array, expected: Array) -> None:

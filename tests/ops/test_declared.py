@@ -24,4 +24,4 @@ def test_every_declaration_has_samples() -> None:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_conforms(subject: str) -> None:
     failures = run(SUITE, [planned for planned in SUITE.checks if planned.subject == subject]).failures()
-    assert not failures, "\n".join(f"{f.first.planned.id}: {f.first.text}\n  {f.repeat}" for f in failures)
+    assert not failures, "\n".join(f"{f.first.planned.id}: {f.first.text}\n  {f.repeats[0]}" for f in failures)
