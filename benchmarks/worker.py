@@ -14,7 +14,7 @@ import time
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", help="scaleadd, mlp or mlpresnet")
+    parser.add_argument("workload", help="scaleadd, mlp, mlpresnet, resnet9, lstm or gpt")
     parser.add_argument("--device", help="where to run (default: the default device)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the linear algebra library (default: 2)")
     args = parser.parse_args()
