@@ -1,8 +1,9 @@
-"""Resident memory over 10,000 training steps."""
+"""Memory of training steps: that it stays flat over 10,000, and the peak of one."""
 
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ def test_memory_stays_flat(name: str) -> None:
     growth = resident[10_000] - resident[100]
     print(f"\n{name}: resident after 100 steps {resident[100] / 2**20:.1f} MB, after 10,000 {growth / 2**20:+.2f} MB")
     assert growth < 2**20
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_peak_of_a_step(name: str) -> None:
+    """The arrays that NumPy allocates; model, optimizer and batch are there before the step begins."""
+    tracemalloc.start()
+    step = WORKLOADS[name]()
+    step()
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"\n{name}: {before / 2**20:.1f} MB between steps, at most {(peak - before) / 2**20:.1f} MB more in one")
+    assert peak > before
 
 
 def _resident() -> int:
