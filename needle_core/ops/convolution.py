@@ -25,8 +25,16 @@ __all__ = [
 
 Attrs: TypeAlias = dict[str, Any]
 Sizes: TypeAlias = tuple[int, ...]
+Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
 # -- the geometry of windows ------------------------------------------------------------------------------------------------
+
+
+def image(x: Spec) -> Sizes:
+    """The shape of x, which must be that of images."""
+    if x.ndim < 3:
+        raise ShapeError(f"an image has at least the axes (n, s, c), and not {x.ndim}")
+    return x.shape
 
 
 def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Sizes:
@@ -54,7 +62,7 @@ def slide(size: Sizes, window: Any, *, stride: Any = 1, padding: Any = 0, dilati
     return places, {"stride": steps, "padding": widths, "dilation": apart}
 
 
-def _widths(padding: Any, size: Sizes, spans: Sequence[int], steps: Sizes) -> tuple[tuple[int, int], ...]:
+def _widths(padding: Any, size: Sizes, spans: Sequence[int], steps: Sizes) -> Pairs:
     """The padding before and after each axis; "same" is what a window needs for ceil(size / stride) places."""
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -73,16 +81,28 @@ def _widths(padding: Any, size: Sizes, spans: Sequence[int], steps: Sizes) -> tu
     return tuple((p[0], p[-1]) for p in pairs)
 
 
-def surround(x: Tensor, padding: tuple[tuple[int, int], ...], value: float = 0) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """x in the dtype to accumulate in: float32 for half precision."""
+    return x.astype(float32) if x.dtype.itemsize == 2 else x
+
+
+def surround(x: Tensor, padding: Pairs, value: float = 0.0) -> Tensor:
     """x with `value` around its spatial axes."""
-    return pad(x, width=((0, 0), *padding, (0, 0)), value=value)
+    return pad(x, width=((0, 0), *padding, (0, 0)), value=value) if any(map(any, padding)) else x
+
+
+def trim(x: Tensor, padding: Pairs) -> Tensor:
+    """x without this much of each side of its spatial axes: what `surround` adds."""
+    stop = tuple(n - after for n, (_, after) in zip(x.shape[1:-1], padding, strict=True))
+    start = tuple(before for before, _ in padding)
+    return strided_slice(x, start=(0, *start, 0), stop=(x.shape[0], *stop, x.shape[-1]))
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------------
 
 
 def _unfolded(x: Spec, *, size: Any, stride: Any = 1, dilation: Any = 1) -> tuple[Spec, Attrs]:
-    n, *s, c = _image(x)
+    n, *s, c = image(x)
     window = per_axis("size", size, len(s))
     t, attrs = slide(tuple(s), window, stride=stride, dilation=dilation)
     return x.like(shape=(n, *t, *window, c)), {"size": window, "stride": attrs["stride"], "dilation": attrs["dilation"]}
@@ -130,7 +150,7 @@ def fold(x: Tensor, *, shape: Any, stride: Any = 1, dilation: Any = 1) -> Tensor
     Gradient: unfold
     Raises:   ShapeError if an image of this shape has another number of windows
     """
-    y = _wide(x)
+    y = widened(x)
     for i in range(1, len(shape) + 1):  # axis by axis: (n, *s, t, ..., k, ..., c), where k stays behind all t
         y = _lay(y, i, len(shape) + 1, shape[i - 1], stride[i - 1], dilation[i - 1])
     return y.astype(x.dtype)
@@ -168,7 +188,7 @@ fold.vjp(
 def _convolved(
     x: Spec, weight: Spec, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> tuple[Spec, Attrs]:
-    n, *s, c = _image(x)
+    n, *s, c = image(x)
     if weight.ndim != x.ndim:
         raise ShapeError(f"x and weight need the same number of axes, {x.ndim} != {weight.ndim}")
     o, *k, each = weight.shape
@@ -194,8 +214,8 @@ def conv(x: Tensor, weight: Tensor, *, stride: Any = 1, padding: Any = 0, dilati
     Raises:   ShapeError if channels, groups or window do not fit
     """
     t, _ = slide(x.shape[1:-1], weight.shape[1:-1], stride=stride, padding=padding, dilation=dilation)
-    columns = _columns(_wide(x), weight.shape[1:-1], stride, padding, dilation, groups)
-    kernels = reshape(_wide(weight), shape=(groups, weight.shape[0] // groups, columns.shape[-1]))
+    columns = _columns(widened(x), weight.shape[1:-1], stride, padding, dilation, groups)
+    kernels = reshape(widened(weight), shape=(groups, weight.shape[0] // groups, columns.shape[-1]))
     y = permute_dims(columns @ kernels.mT, axes=(1, 0, 2))
     return reshape(y, shape=(x.shape[0], *t, weight.shape[0])).astype(x.dtype)
 
@@ -204,7 +224,7 @@ def conv(x: Tensor, weight: Tensor, *, stride: Any = 1, padding: Any = 0, dilati
 def _convolved_weight(
     g: Spec, x: Spec, *, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> tuple[Spec, Attrs]:
-    n, *s, c = _image(x)
+    n, *s, c = image(x)
     k = per_axis("size", size, len(s))
     t, attrs = slide(tuple(s), k, stride=stride, padding=padding, dilation=dilation)
     if g.shape[:-1] != (n, *t):
@@ -221,8 +241,8 @@ def conv_weight_grad(
 
     Shapes:   g (n, *t, o), x (n, *s, c) -> (o, *size, c / groups)
     """
-    columns = _columns(_wide(x), size, stride, padding, dilation, groups)
-    y = _by_group(_wide(g), 1, groups).mT @ columns
+    columns = _columns(widened(x), size, stride, padding, dilation, groups)
+    y = _by_group(widened(g), 1, groups).mT @ columns
     return reshape(y, shape=(g.shape[-1], *size, x.shape[-1] // groups)).astype(x.dtype)
 
 
@@ -238,7 +258,7 @@ def _convolved_back(
     output_padding: Any = 0,
     size: Any = None,
 ) -> tuple[Spec, Attrs]:
-    n, *t, c = _image(x)
+    n, *t, c = image(x)
     if weight.ndim != x.ndim:
         raise ShapeError(f"x and weight need the same number of axes, {x.ndim} != {weight.ndim}")
     o, *k, each = weight.shape
@@ -296,13 +316,11 @@ def conv_transpose(
     """
     n, *t, c = x.shape
     k, each = weight.shape[1:-1], weight.shape[-1]
-    spread = _by_group(_wide(x), 1, groups) @ reshape(_wide(weight), shape=(groups, c // groups, math.prod(k) * each))
+    spread = _by_group(widened(x), 1, groups) @ reshape(widened(weight), shape=(groups, c // groups, math.prod(k) * each))
     spread = permute_dims(reshape(spread, shape=(groups, n * math.prod(t), math.prod(k), each)), axes=(1, 2, 0, 3))
     windows = reshape(spread, shape=(n, *t, *k, groups * each))
-    y = fold(windows, shape=tuple(m + sum(p) for m, p in zip(size, padding, strict=True)), stride=stride, dilation=dilation)
-    start = (0, *(before for before, _ in padding), 0)
-    stop = (n, *(before + m for m, (before, _) in zip(size, padding, strict=True)), groups * each)
-    return strided_slice(y, start=start, stop=stop).astype(x.dtype)
+    wide = tuple(m + sum(p) for m, p in zip(size, padding, strict=True))
+    return trim(fold(windows, shape=wide, stride=stride, dilation=dilation), padding).astype(x.dtype)
 
 
 conv.vjp(
@@ -319,12 +337,6 @@ conv_weight_grad.vjp(
 )
 
 
-def _image(x: Spec) -> Sizes:
-    if x.ndim < 3:
-        raise ShapeError(f"an image has at least the axes (n, s, c), and not {x.ndim}")
-    return x.shape
-
-
 def _groups(groups: Any, *channels: int) -> int:
     parts = normalize_integer("groups", groups)
     if parts < 1 or any(c % parts for c in channels):
@@ -332,13 +344,7 @@ def _groups(groups: Any, *channels: int) -> int:
     return parts
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.astype(float32) if x.dtype.itemsize == 2 else x
-
-
-def _columns(
-    x: Tensor, window: Sizes, stride: Sizes, padding: tuple[tuple[int, int], ...], dilation: Sizes, groups: int
-) -> Tensor:
+def _columns(x: Tensor, window: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Tensor:
     """What each window holds, as a row: (groups, n prod(t), prod(window) c / groups)."""
     windows = unfold(surround(x, padding), size=window, stride=stride, dilation=dilation)
     return _by_group(windows, math.prod(window), groups)
