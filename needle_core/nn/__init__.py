@@ -26,12 +26,14 @@ from needle_core.nn.linear import Embedding, Flatten, Identity, Linear
 from needle_core.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, L2Loss, MSELoss, SoftmaxLoss
 from needle_core.nn.module import Buffer, Module, Parameter
 from needle_core.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm, LayerNorm1d
+from needle_core.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
     "Module", "Parameter", "Buffer", "init",
     "Sequential", "ModuleList", "ModuleDict", "Residual",
     "Linear", "Embedding", "Flatten", "Identity",
     "Conv1d", "Conv2d",
+    "RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell",
     "ELU", "GELU", "HardSigmoid", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "ReLU6", "SELU", "Sigmoid", "SiLU",
     "Softmax", "Softplus", "Softsign", "Tanh",
     "BatchNorm1d", "BatchNorm2d", "LayerNorm", "LayerNorm1d", "Dropout",
