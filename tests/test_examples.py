@@ -20,6 +20,8 @@ import needle_core as ndl
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+OPTIONS: dict[str, list[str]] = {}
+"""What examples with options are given, so that they train in seconds. All others are given a folder for their plots."""
 
 
 class Run(NamedTuple):
@@ -32,7 +34,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Runs an example by name as `python examples/NAME.py FOLDER` does, once however often it is asked for."""
+    """Runs an example by name as `python examples/NAME.py ...` does, once however often it is asked for."""
 
     @cache
     def run(name: str) -> Run:
@@ -40,7 +42,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         ndl.manual_seed(0)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
             patch.setenv("NEEDLE_FALLBACK", "allow")  # for own_op
-            patch.setattr(sys, "argv", [f"{name}.py", str(folder)])
+            patch.setattr(sys, "argv", [f"{name}.py", *OPTIONS.get(name, [str(folder)])])
             names = runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
         return Run(names, text.getvalue(), folder)
 
