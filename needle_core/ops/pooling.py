@@ -32,7 +32,8 @@ def _pooled(x: Spec, *, size: Any, stride: Any = None, padding: Any = 0, dilatio
     n, *s, c = image(x)
     window = per_axis("size", size, len(s))
     t, attrs = slide(tuple(s), window, stride=window if stride is None else stride, padding=padding, dilation=dilation)
-    for length, places, k, step, apart, (before, _) in zip(s, t, window, *attrs.values(), strict=True):
+    sizes = zip(s, t, window, attrs["stride"], attrs["padding"], attrs["dilation"], strict=True)
+    for length, places, k, step, (before, _), apart in sizes:
         starts = range(-before, places * step - before, step)
         if not all(builtins.any(0 <= i + j * apart < length for j in range(k)) for i in starts):
             raise ShapeError("a window holds nothing of the image, only padding", details=attrs)
