@@ -1,6 +1,6 @@
 """Neural networks: Module and Parameter, layers, losses, and how weights start."""
 
-from needle_core.nn import init
+from needle_core.nn import init, pytorch
 from needle_core.nn.activation import (
     ELU,
     GELU,
@@ -20,19 +20,33 @@ from needle_core.nn.activation import (
     Tanh,
 )
 from needle_core.nn.containers import ModuleDict, ModuleList, Residual, Sequential
-from needle_core.nn.convolution import Conv1d, Conv2d
+from needle_core.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from needle_core.nn.dropout import Dropout
 from needle_core.nn.linear import Embedding, Flatten, Identity, Linear
 from needle_core.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, L2Loss, MSELoss, SoftmaxLoss
 from needle_core.nn.module import Buffer, Module, Parameter
 from needle_core.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm, LayerNorm1d
+from needle_core.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from needle_core.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
-    "Module", "Parameter", "Buffer", "init",
+    "Module", "Parameter", "Buffer", "init", "pytorch",
     "Sequential", "ModuleList", "ModuleDict", "Residual",
     "Linear", "Embedding", "Flatten", "Identity",
-    "Conv1d", "Conv2d",
+    "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d",
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
+    "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool1d", "MaxPool2d",
     "RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell",
     "ELU", "GELU", "HardSigmoid", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "ReLU6", "SELU", "Sigmoid", "SiLU",
     "Softmax", "Softplus", "Softsign", "Tanh",

@@ -12,13 +12,25 @@ from needle_core.nn import init
 from needle_core.nn.formats import FORMATS, channels_back, channels_last, normalize_format
 from needle_core.nn.module import Module, Parameter
 from needle_core.ops import conv, conv_transpose
-from needle_core.ops.convolution import per_axis, slide
+from needle_core.ops.convolution import Sizes, per_axis, slide
 from needle_core.spec import DTypeLike
 from needle_core.tensor import Tensor
 
 
+def read_window(
+    layer: str, axes: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[Sizes, Sizes, Sizes]:
+    """Size, stride and dilation of a layer's window, one number for each axis; refuses also what is no padding."""
+    try:
+        size, steps = per_axis("kernel_size", kernel_size, axes), per_axis("stride", stride, axes)
+        slide((2**31,) * axes, 1, padding=padding)
+        return size, steps, per_axis("dilation", dilation, axes)
+    except NeedleError as error:
+        raise error.located(layer, {}) from None
+
+
 class _Convolution(Module):
-    """What all have in common. `_axes` is the number of spatial axes; `_outer` which channels lead the weight's axes."""
+    """What all have in common: parameters, window and format, for as many spatial axes as `_axes` says."""
 
     _axes: ClassVar[int]
     _transposed: ClassVar[bool] = False
@@ -38,11 +50,8 @@ class _Convolution(Module):
         dtype: DTypeLike = "float32",
     ) -> None:
         name = type(self).__name__
+        self.kernel_size, self.stride, self.dilation = read_window(name, self._axes, kernel_size, stride, padding, dilation)
         try:
-            self.kernel_size = per_axis("kernel_size", kernel_size, self._axes)
-            self.stride = per_axis("stride", stride, self._axes)
-            self.dilation = per_axis("dilation", dilation, self._axes)
-            slide((2**31,) * self._axes, 1, padding=padding)  # refuses what is no padding
             self.in_channels = normalize_integer("in_channels", in_channels)
             self.out_channels = normalize_integer("out_channels", out_channels)
             self.groups = normalize_integer("groups", groups)
