@@ -49,8 +49,10 @@ def per_axis(what: str, value: Any, axes: int, least: int = 1) -> Sizes:
 def slide(size: Sizes, window: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> tuple[Sizes, Attrs]:
     """How many places a window has along axes of these sizes; and stride, padding and dilation in their canonical form.
 
-    Raises: ShapeError if the window does not fit.
+    Raises: ShapeError if the window does not fit, or an axis is empty.
     """
+    if not all(size):
+        raise ShapeError(f"an image of {' x '.join(map(str, size))} elements has none to look at")
     axes = len(size)
     steps, apart = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
     spans = [(k - 1) * d + 1 for k, d in zip(per_axis("a window", window, axes), apart, strict=True)]

@@ -169,8 +169,7 @@ def _counts(
 @promoting(to_floating)
 def _adapted(x: Spec, *, size: Any) -> tuple[Spec, Attrs]:
     n, *s, c = image(x)
-    if not all(s):
-        raise ShapeError(f"an image of {s} elements has nothing to pool")
+    slide(tuple(s), 1)  # refuses empty axes
     t = per_axis("size", size, len(s))
     return x.like(shape=(n, *t, c)), {"size": t}
 
