@@ -120,7 +120,7 @@ def test_a_model_in_a_file_is_trained_and_resumes_from_any_folder(needle: Needle
     (tmp_path / "tiny.py").write_text(
         "from needle_core import nn\n"
         "def linear(shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1], classes))\n"
     )
     first = needle("--model", "tiny.py:linear", "--epochs", "1")
     assert (first.returncode, first.stderr) == (0, "")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from needle_core.errors import ArgumentError, BoundsError, DtypeError, ShapeError
+from needle_core.nn.formats import normalize_format
 
 Arrays: TypeAlias = tuple[npt.NDArray[Any], ...]
 Index: TypeAlias = int | slice | npt.NDArray[np.integer[Any]]
@@ -50,17 +51,42 @@ class ArrayDataset:
         return len(self.arrays[0])
 
     def __getitem__(self, index: Index) -> Arrays:
-        if not isinstance(index, slice):
-            positions = np.asarray(index)
-            if positions.dtype.kind not in "iu":
-                raise DtypeError(f"samples are chosen by integers, not by {positions.dtype}")
-            if positions.ndim == 0:
-                return tuple(array[0] for array in self[positions[np.newaxis]])
-            if positions.size and not -len(self) <= positions.min() <= positions.max() < len(self):
-                raise BoundsError(f"sample {positions.max() if positions.min() >= 0 else positions.min()} of {len(self)}")
-            index = positions
+        if isinstance(index, slice):
+            return self._batch(index)
+        positions = np.asarray(index)
+        if positions.size == 0 and positions.ndim == 1:
+            return self._batch(slice(0))  # of any dtype, for that of an empty list is floating
+        if positions.dtype.kind not in "iu":
+            raise DtypeError(f"samples are chosen by integers, not by {positions.dtype}")
+        if positions.ndim > 1:
+            raise ShapeError(f"samples are chosen by integers along one axis, not by {list(positions.shape)}")
+        if not -len(self) <= positions.min() <= positions.max() < len(self):
+            raise BoundsError(f"sample {positions.max() if positions.min() >= 0 else positions.min()} of {len(self)}")
+        if positions.ndim == 0:
+            return tuple(array[0] for array in self._batch(positions[np.newaxis]))
+        return self._batch(positions)
+
+    def _batch(self, index: slice | npt.NDArray[np.integer[Any]]) -> Arrays:
         batch = tuple(array[index] for array in self.arrays)
         return batch if self.transform is None else self.transform(*batch)
 
     def __repr__(self) -> str:
         return f"ArrayDataset({', '.join(f'{array.dtype}{list(array.shape)}' for array in self.arrays)})"
+
+
+def image_dataset(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], *, white: int = 255, data_format: str = "NHWC"
+) -> ArrayDataset:
+    """Images, uint8[n, h, w, c] within 0 and `white`, and their labels, uint8[n].
+
+    A sample is the image divided by `white`, float32 within 0 and 1, [h, w, c] or with the `data_format` "NCHW" [c, h, w], and
+    its label, int64[].
+    """
+    if normalize_format("image_dataset", data_format, 2) == "NCHW":
+        images = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+
+    def scaled(x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> Arrays:
+        return x.astype(np.float32) / np.float32(white), y
+
+    # The bytes are kept and scaled batch by batch: a quarter of the memory.
+    return ArrayDataset(images, labels.astype(np.int64), transform=scaled)

@@ -10,16 +10,18 @@ from needle_core.data.dataset import ArrayDataset
 from needle_core.data.idx import idx_dataset
 
 
-def digits() -> tuple[ArrayDataset, ArrayDataset]:
+def digits(*, data_format: str = "NHWC") -> tuple[ArrayDataset, ArrayDataset]:
     """Handwritten digits, to train on and to test on: 1,442 and 355 images of 8 x 8 pixels.
 
-    A sample is an image, float32[1, 8, 8] within 0 and 1, and the digit that it shows, int64[]. Every fifth image of each
-    digit, in the order of the source, is for testing, so that all digits are about equally frequent in both parts.
+    A sample is an image, float32[8, 8, 1] within 0 and 1 ([1, 8, 8] with the `data_format` "NCHW"), and the digit that it
+    shows, int64[]. Every fifth image of each digit, in the order of the source, is for testing, so that all digits are about
+    equally frequent in both parts.
 
     Source:   Alpaydin and Kaynak 1998, doi 10.24432/C50P49
     """
     folder = Path(__file__).parent
-    every = idx_dataset(folder / "digits-images-idx3-ubyte.gz", folder / "digits-labels-idx1-ubyte.gz", white=16)
+    images_file, labels_file = (folder / f"digits-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1"))
+    every = idx_dataset(images_file, labels_file, white=16, data_format=data_format)
     images, labels = every.arrays
     test = np.zeros(len(every), bool)
     for digit in range(10):

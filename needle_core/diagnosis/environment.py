@@ -18,7 +18,7 @@ from needle_core.plugins.metadata import canonical
 
 VARIABLES: Final = {
     "NEEDLE_CACHE": "the folder where results of conformance runs are kept",
-    "NEEDLE_DATA": "the folder of the files of Fashion-MNIST",
+    "NEEDLE_DATA": "the folder of the files of Fashion-MNIST and CIFAR-10",
     "NEEDLE_DEVICE": "the default device",
     "NEEDLE_FALLBACK": "what happens where a backend lacks a kernel: error, warn or allow",
     "NEEDLE_PLUGINS": "which plugins may be loaded",
