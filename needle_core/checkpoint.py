@@ -31,7 +31,7 @@ from needle_core.errors import CheckpointError
 from needle_core.spec import Device
 from needle_core.tensor import Tensor
 
-__all__ = ["save", "load", "replace_file"]
+__all__ = ["save", "load", "read_file", "replace_file"]
 
 _VERSION: Final = 1
 _KEY: Final = "needle"
@@ -71,22 +71,30 @@ def load(path: str | os.PathLike[str], *, device: DeviceLike | None = None) -> A
 
 
 def _read(path: Path) -> tuple[str, dict[str, npt.NDArray[Any]]]:
-    """The JSON and the arrays of a file."""
+    """The JSON and the arrays of a checkpoint."""
+    metadata, arrays = read_file(path)
+    if _KEY not in metadata:
+        hint = "nn.pytorch.load takes the states of PyTorch's models; safetensors.numpy.load_file reads any"
+        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint", hint=hint)
+    return metadata[_KEY], arrays
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """The metadata and the arrays of a safetensors file.
+
+    Raises:   CheckpointError for a file that is missing, truncated or none of safetensors
+    """
     import ml_dtypes  # noqa: F401  (with it, NumPy knows bfloat16 by name)
     from safetensors import SafetensorError, safe_open
 
     open_file: Any = safe_open  # whose type hints are incomplete
     try:
         with open_file(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                hint = "safetensors.numpy.load_file reads it"
-                raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint", hint=hint)
-            return metadata[_KEY], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no __iter__)
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it has no __iter__)
     except FileNotFoundError as cause:
         raise CheckpointError(f"{path}: there is no such file") from cause
     except (OSError, SafetensorError) as cause:
-        raise CheckpointError(f"{path}: truncated, or not a checkpoint", details={"found": cause}) from cause
+        raise CheckpointError(f"{path}: truncated, or no safetensors file", details={"found": cause}) from cause
 
 
 def _encode(value: Any, place: tuple[str | int, ...], arrays: dict[str, npt.NDArray[Any]]) -> Any:

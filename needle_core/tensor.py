@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
+from needle_core import dlpack
 from needle_core.convert import as_array, check_dtype, dtypes_in, zero_dimensional
 from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError, brief
 from needle_core.spec import DEFAULT, DTYPES, MEET, Device, DType, DTypeLike, Spec, promote
@@ -169,10 +170,7 @@ class Tensor:
 
     def __dlpack__(self, *, max_version: tuple[int, int] | None = None, **options: Any) -> Any:
         """The values for another library: its view is read-only, or a copy if it is too old for read-only ones (DLPack 1.0)."""
-        array = self._host()
-        if max_version is None or max_version < (1, 0):
-            return array.copy().__dlpack__(**options)
-        return array.__dlpack__(max_version=max_version, **options)
+        return dlpack.export(self._host(), max_version, options)
 
     def __dlpack_device__(self) -> tuple[Any, Any]:
         return self._host().__dlpack_device__()
@@ -435,7 +433,7 @@ def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor
     where = ndl.default_device() if device is None else ndl.device(device)
     if not hasattr(source, "__dlpack__"):
         raise ArgumentError(f"from_dlpack: {brief(source)} has no __dlpack__")
-    array = np.from_dlpack(source)
+    array = dlpack.imported(source)
     check_dtype(array)
     return tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where))
 

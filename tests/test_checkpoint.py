@@ -143,7 +143,7 @@ def test_a_file_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
     content = (tmp_path / "t").read_bytes()
     for size in range(len(content)):
         (tmp_path / "t").write_bytes(content[:size])
-        with pytest.raises(CheckpointError, match="t: truncated, or not a checkpoint\n  found: "):
+        with pytest.raises(CheckpointError, match="t: truncated, or no safetensors file\n  found: "):
             checkpoint.load(tmp_path / "t")
 
 
@@ -152,7 +152,8 @@ def test_a_safetensors_file_of_others_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(tmp_path / "t")
     summary = f"{tmp_path / 't'}: a safetensors file, but not a checkpoint"
-    assert str(error.value) == f"{summary}\n  hint: safetensors.numpy.load_file reads it"
+    hint = "nn.pytorch.load takes the states of PyTorch's models; safetensors.numpy.load_file reads any"
+    assert str(error.value) == f"{summary}\n  hint: {hint}"
 
 
 def test_another_version_of_the_format_is_an_error(tmp_path: Path) -> None:

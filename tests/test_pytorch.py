@@ -1,0 +1,466 @@
+"""States of PyTorch's models: files in its names and layouts give the numbers of its formulas, and errors say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+import safetensors.numpy
+
+import needle_core as ndl
+from needle_core import nn
+from needle_core.errors import ArgumentError, CheckpointError, StateError
+from needle_core.nn import pytorch
+
+Array = npt.NDArray[Any]
+State = dict[str, Array]
+
+
+def drawn(**shapes: tuple[int, ...]) -> State:
+    """Values for the tensors of a PyTorch state, float64, the names with __ for dots; variances are positive."""
+    rng = np.random.default_rng(0)
+    names = {name.replace("__", "."): shape for name, shape in shapes.items()}
+    return {
+        name: rng.uniform(0.5, 2, shape) if name.endswith("running_var") else rng.normal(size=shape)
+        for name, shape in names.items()
+    }
+
+
+def loaded(model: nn.Module, state: State, folder: Path, **options: Any) -> nn.Module:
+    """`model` in evaluation mode with the state from a file, which PyTorch would have written like this."""
+    safetensors.numpy.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    assert pytorch.load(folder / "model.safetensors", model, **options) == ([], [])
+    return model.eval()
+
+
+def close(y: Any, expected: Array) -> None:
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def images(*shape: int) -> Array:
+    return np.random.default_rng(1).normal(size=shape)
+
+
+# -- PyTorch's layers, in its layouts, by their formulas --------------------------------------------------------------------
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def standard(x: Array, axes: Any) -> Array:
+    return np.asarray((x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5))
+
+
+def batch_norm(s: State, name: str, x: Array) -> Array:
+    """In evaluation; the channels in the axis 1."""
+    mean, var, weight, bias = (
+        s[f"{name}.{kind}"].reshape(-1, *[1] * (x.ndim - 2)) for kind in ("running_mean", "running_var", "weight", "bias")
+    )
+    return np.asarray((x - mean) / np.sqrt(var + 1e-5) * weight + bias)
+
+
+def conv2d(x: Array, weight: Array, bias: Array, groups: int = 1) -> Array:
+    """x (n, i, h, w), weight (o, i/g, kh, kw), by its definition."""
+    (n, _, h, w), (o, ig, kh, kw) = x.shape, weight.shape
+    y = np.empty((n, o, h - kh + 1, w - kw + 1))
+    for out in range(o):
+        first = out // (o // groups) * ig
+        for row, column in np.ndindex(*y.shape[2:]):
+            window = x[:, first : first + ig, row : row + kh, column : column + kw]
+            y[:, out, row, column] = (window * weight[out]).sum((1, 2, 3)) + bias[out]
+    return y
+
+
+def conv_transpose2d(x: Array, weight: Array, bias: Array, stride: int = 1) -> Array:
+    """x (n, i, h, w), weight (i, o, kh, kw), by its definition."""
+    (n, _, h, w), (_, o, kh, kw) = x.shape, weight.shape
+    y = np.zeros((n, o, (h - 1) * stride + kh, (w - 1) * stride + kw)) + bias[:, None, None]
+    for row, column in np.ndindex(h, w):
+        patch = np.einsum("ni,iokl->nokl", x[:, :, row, column], weight)
+        y[:, :, row * stride : row * stride + kh, column * stride : column * stride + kw] += patch
+    return y
+
+
+def lstm_step(x: Array, state: tuple[Array, ...], w: list[Array]) -> tuple[Array, ...]:
+    h, c = state
+    i, f, g, o = np.split(x @ w[0].T + w[2] + h @ w[1].T + w[3], 4, axis=1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def gru_step(x: Array, state: tuple[Array, ...], w: list[Array]) -> tuple[Array, ...]:
+    (h,) = state
+    r, z, n = np.split(x @ w[0].T + w[2], 3, axis=1)
+    hr, hz, hn = np.split(h @ w[1].T + w[3], 3, axis=1)
+    z = sigmoid(z + hz)
+    return ((1 - z) * np.tanh(n + sigmoid(r + hr) * hn) + z * h,)
+
+
+def rnn_step(x: Array, state: tuple[Array, ...], w: list[Array]) -> tuple[Array, ...]:
+    return (np.tanh(x @ w[0].T + w[2] + state[0] @ w[1].T + w[3]),)
+
+
+def recurrent(step: Any, states: int, s: State, name: str, x: Array, layers: int, directions: int) -> Array:
+    """The outputs of a network of PyTorch's for x (t, n, i)."""
+    for layer in range(layers):
+        ways = []
+        for suffix in ("", "_reverse")[:directions]:
+            w = [s[f"{name}.{kind}_l{layer}{suffix}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            state: tuple[Array, ...] = (np.zeros((x.shape[1], w[1].shape[1])),) * states
+            steps = []
+            for t in reversed(range(len(x))) if suffix else range(len(x)):
+                state = step(x[t], state, w)
+                steps.append(state[0])
+            ways.append(np.stack(steps[::-1] if suffix else steps))
+        x = np.concatenate(ways, axis=-1)
+    return x
+
+
+def attention(s: State, name: str, query: Array, memory: Array, heads: int) -> Array:
+    """x (n, t, d), by the definition for each head."""
+    d = query.shape[-1]
+    (wq, wk, wv), (bq, bk, bv) = np.split(s[f"{name}.in_proj_weight"], 3), np.split(s[f"{name}.in_proj_bias"], 3)
+    q, k, v = query @ wq.T + bq, memory @ wk.T + bk, memory @ wv.T + bv
+    parts = []
+    for columns in np.split(np.arange(d), heads):
+        scores = np.exp(q[..., columns] @ k[..., columns].swapaxes(1, 2) / np.sqrt(d // heads))
+        parts.append(scores / scores.sum(-1, keepdims=True) @ v[..., columns])
+    return np.asarray(np.concatenate(parts, -1) @ s[f"{name}.out_proj.weight"].T + s[f"{name}.out_proj.bias"])
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------------
+
+
+def test_linear_maps_tables_and_norms(tmp_path: Path) -> None:
+    s = drawn(
+        **{"0__weight": (7, 5), "1__weight": (4, 5), "1__bias": (4,), "2__weight": (4,), "2__bias": (4,)},
+        **{"2__running_mean": (4,), "2__running_var": (4,), "3__weight": (4,), "3__bias": (4,), "5__weight": (3, 4)},
+    )
+    model = nn.Sequential(
+        nn.Embedding(7, 5, dtype="float64"),
+        nn.Linear(5, 4, dtype="float64"),
+        nn.BatchNorm1d(4, dtype="float64"),
+        nn.LayerNorm(4, dtype="float64"),
+        nn.ReLU(),
+        nn.Linear(4, 3, bias=False, dtype="float64"),
+    )
+    loaded(model, {**s, "2.num_batches_tracked": np.array(5)}, tmp_path)
+    x = np.array([0, 6, 3])
+    h = batch_norm(s, "2", s["0.weight"][x] @ s["1.weight"].T + s["1.bias"])
+    h = np.maximum(standard(h, 1) * s["3.weight"] + s["3.bias"], 0)
+    close(model(ndl.Tensor(x)), h @ s["5.weight"].T)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
+def test_convolutions(tmp_path: Path, groups: int, data_format: str) -> None:
+    s = drawn(conv__weight=(6, 4 // groups, 2, 3), conv__bias=(6,))
+    s |= drawn(norm__weight=(6,), norm__bias=(6,), norm__running_mean=(6,), norm__running_var=(6,))
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(4, 6, (2, 3), groups=groups, data_format=data_format, dtype="float64"),
+            "norm": nn.BatchNorm2d(6, data_format=data_format, dtype="float64"),
+        }
+    )
+    loaded(model, s | {"norm.num_batches_tracked": np.array(0)}, tmp_path)
+    x = images(2, 4, 5, 6)
+    expected = batch_norm(s, "norm", conv2d(x, s["conv.weight"], s["conv.bias"], groups))
+    last = data_format == "NHWC"
+    y = model["norm"](model["conv"](ndl.Tensor(np.moveaxis(x, 1, -1) if last else x)))
+    close(y, np.moveaxis(expected, 1, -1) if last else expected)
+
+
+def test_convolutions_in_one_dimension(tmp_path: Path) -> None:
+    s = drawn(weight=(3, 2, 4), bias=(3,))
+    model = loaded(nn.Conv1d(2, 3, 4, data_format="NCW", dtype="float64"), s, tmp_path)
+    x = images(2, 2, 9)
+    close(model(ndl.Tensor(x)), conv2d(x[:, :, None], s["weight"][:, :, None], s["bias"])[:, :, 0])
+
+
+def test_transposed_convolutions(tmp_path: Path) -> None:
+    s = drawn(weight=(3, 2, 2, 4), bias=(2,))
+    model = loaded(nn.ConvTranspose2d(3, 2, (2, 4), stride=3, data_format="NCHW", dtype="float64"), s, tmp_path)
+    x = images(2, 3, 4, 2)
+    close(model(ndl.Tensor(x)), conv_transpose2d(x, s["weight"], s["bias"], stride=3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "step", "gates", "states"), [(nn.RNN, rnn_step, 1, 1), (nn.LSTM, lstm_step, 4, 2), (nn.GRU, gru_step, 3, 1)]
+)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_recurrent_networks(tmp_path: Path, layer: Any, step: Any, gates: int, states: int, directions: int) -> None:
+    i, d, shapes = 3, 2, {}
+    for n, suffix in [(n, suffix) for n in range(2) for suffix in ("", "_reverse")[:directions]]:
+        shapes[f"net__weight_ih_l{n}{suffix}"] = (gates * d, i if n == 0 else directions * d)
+        shapes[f"net__weight_hh_l{n}{suffix}"] = (gates * d, d)
+        shapes[f"net__bias_ih_l{n}{suffix}"] = shapes[f"net__bias_hh_l{n}{suffix}"] = (gates * d,)
+    s = drawn(**shapes)
+    net = layer(i, d, num_layers=2, bidirectional=directions == 2, dtype="float64")
+    loaded(nn.ModuleDict({"net": net}), s, tmp_path)
+    x = images(5, 4, i)
+    y, _ = net(ndl.Tensor(x))
+    close(y, recurrent(step, states, s, "net", x, 2, directions))
+
+
+def test_cells(tmp_path: Path) -> None:
+    s = drawn(weight_ih=(8, 3), weight_hh=(8, 2), bias_ih=(8,), bias_hh=(8,))
+    cell = loaded(nn.LSTMCell(3, 2, dtype="float64"), s, tmp_path)
+    x, state = images(4, 3), (images(4, 2), images(4, 2) + 1)
+    y = cell(ndl.Tensor(x), tuple(map(ndl.Tensor, state)))
+    for found, expected in zip(y, lstm_step(x, state, list(s.values())), strict=True):
+        close(found, expected)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------------
+
+
+class Mine(nn.Module):
+    def __init__(self) -> None:
+        self.body = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3))
+        self.head = nn.Linear(3, 1)
+
+
+def ones(model: nn.Module, **options: Any) -> State:
+    return {name: np.ones_like(v) for name, v in pytorch.state_dict(model, **options).items()}
+
+
+def test_names_of_modules_and_tensors_are_renamed() -> None:
+    names = {"model": "", "encoder": "body", "encoder.fc2": "body.2", "scale": "head.bias"}
+    theirs = ["encoder.0.weight", "encoder.0.bias", "encoder.fc2.weight", "encoder.fc2.bias", "head.weight", "scale"]
+    state = pytorch.state_dict(Mine(), names=names)
+    assert list(state) == [f"model.{name}" for name in theirs]
+    model = Mine()
+    assert pytorch.load(ones(model, names=names), model, names=names) == ([], [])
+    assert all((p.numpy() == 1).all() for p in model.parameters())
+
+
+def test_a_state_of_a_part_is_loaded_into_the_part() -> None:
+    model = Mine()
+    before = model.head.weight.numpy()
+    pytorch.load(ones(model.body), model.body)
+    assert (model.body[2].weight.numpy() == 1).all()
+    assert model.head.weight.numpy() is not before
+    assert (model.head.weight.numpy() == before).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ({"fc": "tail"}, "names: Mine has nothing that is called 'tail', for 'fc'"),
+        ({"a": "head", "b": "head"}, "names: two names of PyTorch's for the same thing\n  a: head\n  b: head"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(names: dict[str, str], text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        pytorch.load({}, Mine(), names=names)
+    assert str(caught.value) == text
+
+
+class Scores(nn.Module):
+    """A layer of a user's: a square table that PyTorch has the other way around, under another name."""
+
+    def __init__(self) -> None:
+        self.table = nn.Parameter(np.zeros((2, 2)))
+
+
+def test_a_layer_without_a_rule_keeps_names_and_layouts() -> None:
+    layer = Scores()
+    pytorch.load({"table": np.array([[1.0, 2], [3, 4]])}, layer)
+    assert layer.table.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_layer_of_ones_own_states_its_rule_for_subclasses_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(Scores):
+        pass
+
+    monkeypatch.setitem(pytorch.RULES, Scores, pytorch.Rule(last={"table": 0}, names={"table": "kernel"}))
+    model = nn.Sequential(Special())
+    pytorch.load({"0.kernel": np.array([[1.0, 2], [3, 4]])}, model)
+    assert model[0].table.tolist() == [[1, 3], [2, 4]]
+    assert pytorch.state_dict(model)["0.kernel"].tolist() == [[1, 2], [3, 4]]
+
+
+# -- flattened images -------------------------------------------------------------------------------------------------------
+
+
+def classifier(**options: Any) -> nn.Module:
+    layers = nn.Conv2d(2, 3, 2, **options), nn.Flatten(), nn.BatchNorm1d(18, dtype="float64"), nn.Linear(18, 4, dtype="float64")
+    return nn.Sequential(*layers)
+
+
+CLASSIFIER = drawn(
+    **{"0__weight": (3, 2, 2, 2), "0__bias": (3,), "2__weight": (18,), "2__bias": (18,), "2__running_mean": (18,)},
+    **{"2__running_var": (18,), "3__weight": (4, 18), "3__bias": (4,)},
+)
+
+
+@pytest.mark.parametrize(("data_format", "options"), [("NHWC", {"flattened": {"2": 3, "3": 3}}), ("NCHW", {})])
+def test_flattened_images(tmp_path: Path, data_format: str, options: dict[str, Any]) -> None:
+    s = CLASSIFIER
+    model = loaded(classifier(data_format=data_format, dtype="float64"), s, tmp_path, **options)
+    x = images(2, 2, 3, 4)
+    h = batch_norm(s, "2", conv2d(x, s["0.weight"], s["0.bias"]).reshape(2, 18))
+    y = model(ndl.Tensor(np.moveaxis(x, 1, -1) if data_format == "NHWC" else x))
+    close(y, h @ s["3.weight"].T + s["3.bias"])
+    for name, value in pytorch.state_dict(model, **options).items():
+        np.testing.assert_array_equal(value, s.get(name, 0))
+
+
+def test_what_becomes_images(tmp_path: Path) -> None:
+    s = drawn(linear__weight=(18, 4), linear__bias=(18,), conv__weight=(3, 2, 2, 2), conv__bias=(2,))
+    parts = {"linear": nn.Linear(4, 18, dtype="float64"), "conv": nn.ConvTranspose2d(3, 2, 2, dtype="float64")}
+    model = nn.ModuleDict(parts)
+    with pytest.raises(ArgumentError, match=r"unflattened=\{'linear': 3\}: it writes 18 features before images of 3"):
+        pytorch.load(s, model)
+    loaded(model, s, tmp_path, unflattened={"linear": 3})
+    x = images(5, 4)
+    expected = conv_transpose2d(
+        (x @ s["linear.weight"].T + s["linear.bias"]).reshape(5, 3, 2, 3), s["conv.weight"], s["conv.bias"]
+    )
+    y = model["conv"](model["linear"](ndl.Tensor(x)).reshape(5, 2, 3, 3))
+    close(y, np.moveaxis(expected, 1, -1))
+
+
+@pytest.mark.parametrize("use", [lambda m: pytorch.load(CLASSIFIER, m), pytorch.state_dict], ids=["load", "save"])
+def test_layers_that_may_read_flattened_images_are_asked_for(use: Callable[[nn.Module], Any]) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        use(classifier(dtype="float64"))
+    assert str(caught.value) == (
+        "PyTorch flattens images with their channels first, Needle with them last; say which layers have such images\n"
+        "  flattened={'2': 3}: it reads 18 features after images of 3 channels\n"
+        "  flattened={'3': 3}: it reads 18 features after images of 3 channels\n"
+        "  hint: 1 in place of the channels says that a layer has none"
+    )
+
+
+def test_one_channel_says_that_no_image_is_flattened() -> None:
+    model = classifier(dtype="float64")
+    pytorch.load(CLASSIFIER, model, flattened={"2": 1, "3": 1})
+    np.testing.assert_array_equal(model[3].weight.numpy(), CLASSIFIER["3.weight"].T)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(2, 3, 2), nn.GlobalAvgPool2d(), nn.Linear(3, 7)),
+        (nn.Conv2d(2, 1, 2), nn.Flatten(), nn.Linear(9, 7)),
+        (nn.Conv2d(2, 3, 2), nn.LayerNorm(3), nn.Linear(3, 12), nn.Linear(12, 3), nn.Conv2d(3, 2, 1)),
+        (nn.Linear(6, 6), nn.Linear(6, 4), nn.Conv2d(1, 2, 1)),
+    ],
+    ids=["pooled", "one channel", "pixel by pixel", "before one channel"],
+)
+def test_layers_that_cannot_read_flattened_images_are_not_asked_for(layers: tuple[nn.Module, ...]) -> None:
+    model = nn.Sequential(*layers)
+    assert pytorch.load(pytorch.state_dict(model), model) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"3": 4}, "flattened: '3' has 18 features, no images of 4 channels"),
+        ({"0": 3}, "flattened: '0' is no layer of features"),
+        ({"fc": 3}, "flattened: 'fc' is no layer of features"),
+    ],
+)
+def test_what_is_said_of_images_must_be_possible(said: dict[str, int], text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        pytorch.load({}, classifier(dtype="float64"), flattened=said)
+    assert str(caught.value) == text
+
+
+# -- what does not fit ------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_does_not_fit_is_listed_and_nothing_loaded() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 1), nn.Linear(1, 1))
+    state = ones(model)
+    before = {name: v.numpy() for name, v in model.state_dict().items()}
+    del state["1.weight_hh_l0"]
+    state |= {"0.weight": np.ones((2, 3), np.float32), "2.bias": np.ones(1, np.float16), "fc.weight": np.ones(1)}
+    with pytest.raises(StateError) as caught:
+        pytorch.load(state, model)
+    assert str(caught.value) == (
+        "the PyTorch state does not fit Sequential; nothing was loaded\n"
+        "  missing: 1.weight_hh_l0\n"
+        "  unexpected: fc.weight\n"
+        "  misshapen: 0.weight is float32[2, 3], not float32[3, 2]; 2.bias is float16[1], not float32[1]\n"
+        '  hint: names={"theirs": "ours"} renames modules and tensors'
+    )
+    assert all(np.array_equal(v.numpy(), before[name]) for name, v in model.state_dict().items())
+
+
+def test_what_is_missing_and_unexpected_is_returned_if_not_strict() -> None:
+    model = nn.Linear(2, 2)
+    found = pytorch.load({"weight": np.ones((2, 2), np.float32), "other": np.ones(1)}, model, strict=False)
+    assert found == (["bias"], ["other"])
+    assert model.weight.tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_file_that_is_none_of_safetensors_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04" + bytes(64))
+    with pytest.raises(CheckpointError, match=r"model\.pt: truncated, or no safetensors file"):
+        pytorch.load(tmp_path / "model.pt", nn.Linear(2, 2))
+
+
+# -- shared tensors ---------------------------------------------------------------------------------------------------------
+
+
+def shared() -> nn.Module:
+    """A layer under two names, as PyTorch has it in its state twice."""
+    layer = nn.Linear(2, 2, bias=False)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def test_a_shared_tensor_is_written_under_all_of_its_names() -> None:
+    assert sorted(pytorch.state_dict(shared())) == ["0.weight", "2.weight"]
+
+
+@pytest.mark.parametrize("names", [["0.weight"], ["2.weight"], ["0.weight", "2.weight"]])
+def test_a_shared_tensor_is_read_under_any_of_its_names(names: list[str]) -> None:
+    model = shared()
+    pytorch.load({name: np.ones((2, 2), np.float32) for name in names}, model)
+    assert model.parameters()[0].tolist() == [[1, 1], [1, 1]]
+
+
+def test_what_is_shared_here_cannot_have_two_values() -> None:
+    with pytest.raises(StateError, match=r"unlike what is shared here: 2\.weight"):
+        pytorch.load({"0.weight": np.ones((2, 2), np.float32), "2.weight": np.zeros((2, 2), np.float32)}, shared())
+
+
+# -- the way back -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_for_pytorch_has_its_names_and_layouts(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.GRU(3, 2), nn.Conv1d(2, 4, 3, bias=False))
+    pytorch.save(tmp_path / "m.safetensors", model)
+    forms = {name: (v.dtype.name, v.shape) for name, v in safetensors.numpy.load_file(tmp_path / "m.safetensors").items()}
+    f = "float32"
+    assert forms == {
+        **{"0.weight": (f, (3, 2)), "0.bias": (f, (3,)), "1.weight": (f, (3,)), "1.bias": (f, (3,))},
+        **{"1.running_mean": (f, (3,)), "1.running_var": (f, (3,)), "1.num_batches_tracked": ("int64", ())},
+        **{"2.weight_ih_l0": (f, (6, 3)), "2.weight_hh_l0": (f, (6, 2)), "2.bias_ih_l0": (f, (6,)), "2.bias_hh_l0": (f, (6,))},
+        "3.weight": (f, (4, 2, 3)),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_what_was_written_is_read_with_the_same_bits(tmp_path: Path, dtype: str) -> None:
+    model, other = (nn.Sequential(nn.Conv2d(2, 3, 2, dtype=dtype), nn.Linear(3, 2, dtype=dtype)) for _ in range(2))
+    pytorch.save(tmp_path / "m", model)
+    pytorch.load(tmp_path / "m", other)
+    for name, value in model.state_dict().items():
+        assert other.state_dict()[name].spec is value.spec
+        assert other.state_dict()[name].numpy().tobytes() == value.numpy().tobytes()
+
+
+def test_a_bfloat16_file_is_read(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1, bias=False, dtype="bfloat16")
+    safetensors.numpy.save_file({"weight": np.array([[1, 2.5]], ml_dtypes.bfloat16)}, tmp_path / "m")
+    pytorch.load(tmp_path / "m", model)
+    assert model.weight.tolist() == [[1], [2.5]]
