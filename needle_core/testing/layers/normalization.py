@@ -18,7 +18,8 @@ def _batch_norm_in_evaluation(s: State, x: Array) -> Array:
 
 
 def _batch_norm(s: State, x: Array) -> Array:
-    return np.asarray(CASES["batch_norm"].reference(x, s["weight"], s["bias"]))
+    mean, var = CASES["batch_statistics"].reference(x)
+    return _batch_norm_in_evaluation({**s, "running_mean": mean, "running_var": var}, x)
 
 
 def _channels_first(reference: Callable[[State, Array], Array]) -> Callable[[State, Array], Array]:
@@ -37,4 +38,12 @@ LAYERS: Final = (
           _channels_first(_batch_norm_in_evaluation), (real(2, 3, 2, 2),)),
     Layer("LayerNorm", "4", lambda d: nn.LayerNorm(4, dtype=d), of_op("layer_norm"), (real(3, 4),)),
     Layer("LayerNorm", "(2, 3)", lambda d: nn.LayerNorm((2, 3), dtype=d), of_op("layer_norm"), (real(2, 2, 3),)),
+    Layer("GroupNorm", "2, 6", lambda d: nn.GroupNorm(2, 6, dtype=d), of_op("group_norm", groups=2), (real(3, 2, 6),)),
+    Layer("GroupNorm", "2, 6, data_format='NCHW'", lambda d: nn.GroupNorm(2, 6, data_format="NCHW", dtype=d),
+          _channels_first(of_op("group_norm", groups=2)), (real(2, 6, 2, 1),)),
+    Layer("InstanceNorm2d", "2", lambda d: nn.InstanceNorm2d(2, dtype=d), of_op("instance_norm"), (real(2, 2, 3, 2),)),
+    Layer("InstanceNorm2d", "2, data_format='NCHW'", lambda d: nn.InstanceNorm2d(2, data_format="NCHW", dtype=d),
+          _channels_first(of_op("instance_norm")), (real(2, 2, 2, 3),)),
+    Layer("RMSNorm", "4", lambda d: nn.RMSNorm(4, dtype=d), of_op("rms_norm"), (real(3, 4),)),
+    Layer("RMSNorm", "(2, 3)", lambda d: nn.RMSNorm((2, 3), dtype=d), of_op("rms_norm"), (real(2, 2, 3),)),
 )  # fmt: skip
