@@ -157,7 +157,7 @@ def _gru_grad(
 
 Call: TypeAlias = tuple[list[Input], dict[str, Any]]
 
-_SIZES: Final = ((2, 2, 1, 3), (1, 1, 1, 1), (3, 1, 2, 2), (0, 2, 2, 3), (2, 0, 2, 3), (2, 2, 0, 2), (2, 2, 3, 0))
+_SIZES: Final = ((2, 1, 2, 3), (3, 2, 1, 1), (1, 1, 1, 1), (0, 2, 2, 3), (2, 0, 2, 3), (2, 2, 0, 2), (2, 2, 3, 0))
 
 
 def _operands(t: int, n: int, i: int, d: int, gates: int, states: int = 1, biases: int = 1) -> list[Input]:
@@ -188,7 +188,7 @@ def _declare(
     wrong = [back[0].inputs[0], real(1, 1, 1), *back[0].inputs[2:]]
     declare(name, references[0], ahead, terms=8, refusals=refusals, **what)
     declare(name + "_grad", references[1], back, terms=32, **what,
-            refusals=[refuses(ShapeError, "states and their gradients need the shape [2, 2, 3]", *wrong)])  # fmt: skip
+            refusals=[refuses(ShapeError, "states and their gradients need the shape [2, 1, 3]", *wrong)])  # fmt: skip
 
 
 _SATURATED: Final = "a gate that an infinity has closed is 0 times what it lets through"
