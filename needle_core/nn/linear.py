@@ -7,7 +7,7 @@ import math
 from needle_core.backend import DeviceLike
 from needle_core.nn import init
 from needle_core.nn.module import Module, Parameter
-from needle_core.ops import linear, take
+from needle_core.ops import embedding, linear
 from needle_core.spec import DTypeLike
 from needle_core.tensor import Tensor
 
@@ -56,7 +56,7 @@ class Embedding(Module):
         self.weight = Parameter(init.randn(count, dim, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return take(self.weight, x, axis=0)
+        return embedding(x, self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.count}, {self.dim}"

@@ -16,14 +16,14 @@ from needle_core.convert import as_array
 from needle_core.doors import along, broadcast_shapes, normalize_axis, normalize_integer, promoting, require_integers
 from needle_core.errors import ArgumentError, BoundsError, DeviceError, ShapeError, brief
 from needle_core.op import composite, primitive
-from needle_core.ops.create import iota, zeros_like
+from needle_core.ops.create import iota, zeros, zeros_like
 from needle_core.ops.elementwise import logical_or, positive, where
 from needle_core.ops.shape import broadcast_to, flip, permute_dims, reshape, strided_slice
-from needle_core.spec import DType, Spec, dtype, int64, promote
+from needle_core.spec import DType, Spec, dtype, float32, int64, promote
 from needle_core.tensor import Operand, Tensor
 
 __all__ = [
-    "argsort", "getitem", "scatter_add", "sort", "take", "take_along_axis", "topk",
+    "argsort", "embedding", "embedding_grad", "getitem", "scatter_add", "sort", "take", "take_along_axis", "topk",
 ]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
@@ -77,6 +77,48 @@ take.vjp(lambda g, y, x, indices, axis: scatter_add(zeros_like(x), indices, g, a
 scatter_add.vjp(
     lambda g, y, x, indices, updates, axis: g, None, lambda g, y, x, indices, updates, axis: take(g, indices, axis=axis)
 )
+
+
+def _embedded(indices: Spec, weight: Spec) -> tuple[Spec, Attrs]:
+    if not weight.ndim:
+        raise ShapeError("a table has rows: weight needs an axis")
+    return _taken(weight, indices, axis=0)[0], {}
+
+
+def _embedded_gradient(g: Spec, indices: Spec, *, count: int) -> tuple[Spec, Attrs]:
+    require_integers("indices", indices)
+    rows = normalize_integer("count", count)
+    if g.shape[: indices.ndim] != indices.shape or rows < 0:
+        raise ShapeError(f"gradients for {list(indices.shape)} rows of {rows} have these axes first, not {list(g.shape)}")
+    if not rows and indices.size:
+        raise BoundsError("a table without rows has no gradients")
+    return g.like(shape=(rows, *g.shape[indices.ndim :])), {"count": rows}
+
+
+@composite(_embedded_gradient)
+def embedding_grad(g: Tensor, indices: Tensor, *, count: int) -> Tensor:
+    """The gradient of embedding for a table of `count` rows: rows of g that belong to one row are summed.
+
+    Shapes:   g (*i, *d), indices (*i) -> (count, *d)
+    Dtypes:   float16 and bfloat16 accumulate in float32
+    """
+    wide = float32 if g.dtype.itemsize == 2 else g.dtype
+    table = zeros((count, *g.shape[indices.ndim :]), dtype=wide, device=g.device)
+    return scatter_add(table, indices, g.astype(wide), axis=0).astype(g.dtype)
+
+
+@composite(_embedded)
+def embedding(indices: Tensor, weight: Tensor) -> Tensor:
+    """The rows of a table that integers name.
+
+    Shapes:   indices (*i), weight (n, *d) -> (*i, *d)
+    Raises:   BoundsError for an index outside of -n ... n - 1
+    """
+    return take(weight, indices, axis=0)
+
+
+embedding.vjp(None, lambda g, y, indices, weight: embedding_grad(g, indices, count=weight.shape[0]))
+embedding_grad.vjp(lambda g, y, rows, indices, count: embedding(indices, g), None)
 
 
 def _taken_along(x: Spec, indices: Spec, *, axis: int = -1) -> tuple[Spec, Attrs]:

@@ -23,8 +23,9 @@ from needle_core.spec import Spec
 from needle_core.tensor import Axes, Number, Operand, Tensor
 
 __all__ = [
-    "broadcast_arrays", "broadcast_to", "concat", "expand_as", "expand_dims", "flip", "matrix_transpose", "moveaxis", "pad",
-    "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "strided_slice", "swapaxes", "tile", "unstack",
+    "broadcast_arrays", "broadcast_to", "concat", "dilate", "expand_as", "expand_dims", "flip", "matrix_transpose", "moveaxis",
+    "pad", "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "strided_slice", "swapaxes", "tile",
+    "undilate", "unstack",
 ]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
@@ -203,6 +204,37 @@ def _padded_gradient(g: Tensor, y: Tensor, x: Tensor, width: Any, value: Any, di
 
 
 pad.vjp(_padded_gradient)
+
+
+def _spread(x: Spec, axes: Axes, dilation: int) -> tuple[tuple[int, ...], Attrs]:
+    """How far apart elements are along each axis, and the attributes of dilate and undilate."""
+    over, between = normalize_axes(axes, x.ndim), normalize_integer("dilation", dilation)
+    if between < 0:
+        raise ShapeError(f"{between} zeros cannot stand after each element")
+    return tuple(between + 1 if i in over else 1 for i in range(x.ndim)), {"axes": over, "dilation": between}
+
+
+def _dilated(x: Spec, *, axes: Axes = None, dilation: int) -> tuple[Spec, Attrs]:
+    apart, attrs = _spread(x, axes, dilation)
+    return x.like(shape=(n * d for n, d in zip(x.shape, apart, strict=True))), attrs
+
+
+@composite(_dilated)
+def dilate(x: Tensor, *, axes: Axes = None, dilation: int) -> Tensor:
+    """x with `dilation` zeros after each element along `axes`."""
+    apart = _spread(x.spec, axes, dilation)[0]
+    return pad(x, width=tuple((0, d - 1 if n else 0) for n, d in zip(x.shape, apart, strict=True)), dilation=apart)
+
+
+def _undilated(x: Spec, *, axes: Axes = None, dilation: int) -> tuple[Spec, Attrs]:
+    apart, attrs = _spread(x, axes, dilation)
+    return x.like(shape=(-(-n // d) for n, d in zip(x.shape, apart, strict=True))), attrs
+
+
+@composite(_undilated)
+def undilate(x: Tensor, *, axes: Axes = None, dilation: int) -> Tensor:
+    """x without the `dilation` elements after each one that is kept, along `axes`. The inverse of `dilate`."""
+    return strided_slice(x, start=(0,) * x.ndim, stop=x.shape, step=_spread(x.spec, axes, dilation)[0])
 
 
 def _flipped(x: Spec, *, axis: Axes = None) -> tuple[Spec, Attrs]:

@@ -19,6 +19,10 @@ def _scatter_add(x: Array, indices: Array, updates: Array, axis: int = 0) -> Arr
     return np.moveaxis(y, 0, axis)
 
 
+def _embedding_grad(g: Array, indices: Array, count: int) -> Array:
+    return _scatter_add(np.zeros((count, *g.shape[indices.ndim :]), g.dtype), indices, g)
+
+
 def _take_along(x: Array, indices: Array, axis: int = -1) -> Array:
     axis %= x.ndim
     shape = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in (x, indices)))
@@ -63,12 +67,35 @@ declare("take", lambda x, i, axis=0: np.take(x, i, axis), [
 declare("scatter_add", _scatter_add, [
     sample(real(5), index(7, low=-5, below=5), real(7)), sample(real(5), index(below=5), real()),
     sample(real(3, 4), index(2, 3, below=4), real(3, 2, 3), axis=-1),
+    sample(real(2, 3, 2), index(3, 6, low=-3, below=3), real(2, 3, 6, 2), axis=1),
     sample(real(2, 3, 4), index(5, below=3), real(2, 5, 4), axis=1),
     sample(real(3), index(0, below=3), real(0)), sample(real(0, 3), index(2, below=3), real(0, 2), axis=1),
 ], gradient=COMPLEX, refusals=[
     refuses(ShapeError, "updates must have the shape [2]", real(3), index(2, below=3), real(3)),
     refuses(BoundsError, "", real(3), index(2, low=3, below=4), real(2)),
     refuses(DtypeError, "indices must be integers", real(3), real(2), real(2)),
+])  # fmt: skip
+declare("embedding", lambda i, weight: np.array([weight[k] for k in i.ravel()]).reshape(*i.shape, *weight.shape[1:]), [
+    sample(index(below=5), real(5, 3)), sample(index(7, low=-5, below=5), real(5, 3)), sample(index(2, 3, below=4), real(4, 1)),
+    sample(index(0, below=3), real(3, 2)), sample(index(2, below=3), real(3, 0)), sample(index(3, below=2), real(2, 2, 3)),
+    sample(index(4, below=3), real(3)),
+], gradient=COMPLEX, exact=True, refusals=[
+    refuses(BoundsError, "", index(2, low=3, below=4), real(3, 2)),
+    refuses(DtypeError, "indices must be integers", real(3), real(3, 2)),
+    refuses(ShapeError, "weight needs an axis", index(3, below=1), real()),
+    refuses(BoundsError, "empty", index(2, below=1), real(0, 3)),
+])  # fmt: skip
+declare("embedding_grad", _embedding_grad, [
+    sample(real(3), index(below=5), count=5), sample(real(7, 3), index(7, low=-3, below=3), count=3),
+    sample(real(2, 3, 2), index(2, 3, below=4), count=4), sample(real(0, 2), index(0, below=3), count=3),
+    sample(real(6), index(6, low=-2, below=2), count=2), sample(real(2, 0), index(2, below=3), count=3),
+    sample(real(3, 2, 2), index(3, below=2), count=2), sample(real(40, 2), index(40, below=1), count=2),
+    sample(real(20, 2), index(20, low=-3, below=3), count=3),
+], gradient=COMPLEX, refusals=[
+    refuses(BoundsError, "", real(2, 3), index(2, low=3, below=4), count=3),
+    refuses(ShapeError, "[2] rows of 3 have these axes first, not [3, 2]", real(3, 2), index(2, below=3), count=3),
+    refuses(DtypeError, "indices must be integers", real(3, 2), real(3), count=3),
+    refuses(BoundsError, "without rows", real(3, 2), index(3, below=1), count=0),
 ])  # fmt: skip
 declare("take_along_axis", _take_along, [
     sample(real(5), index(3, low=-5, below=5)), sample(real(3, 4), index(3, 2, below=4)),

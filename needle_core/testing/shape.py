@@ -27,8 +27,22 @@ def _pad(x: Array, width: Any, value: float = 0, dilation: Any = None) -> Array:
     )
 
 
+def _dilate(x: Array, axes: Any = None, dilation: int = 0) -> Array:
+    for axis in range(x.ndim) if axes is None else np.atleast_1d(axes):
+        pieces = np.moveaxis(x, axis, 0)
+        rows = [row for piece in pieces for row in (piece, *[np.zeros_like(piece)] * dilation)]
+        x = np.moveaxis(np.array(rows, x.dtype) if rows else pieces, 0, axis)
+    return x
+
+
+def _undilate(x: Array, axes: Any = None, dilation: int = 0) -> Array:
+    for axis in range(x.ndim) if axes is None else np.atleast_1d(axes):
+        x = np.take(x, np.arange(0, x.shape[axis], dilation + 1), axis)
+    return x
+
+
 def _declare(name: str, reference: Any, samples: Any, refusals: Any = ()) -> None:
-    copied = name in ("pad", "concat", "stack", "roll")
+    copied = name in ("pad", "concat", "stack", "roll", "dilate")
     declare(name, reference, samples, gradient=COMPLEX, exact=True, refusals=refusals,
             aliases="" if copied else "a view, where strides can tell it")  # fmt: skip
 
@@ -74,6 +88,16 @@ _declare("pad", _pad, [
 ], [refuses(ShapeError, "width needs a pair", real(2, 3), width=((1, 1),)),
 refuses(ShapeError, "width needs a pair", real(3), width=-1),
     refuses(ShapeError, "dilation needs a number", real(3), width=0, dilation=(0,))])  # fmt: skip
+_SPREAD = [
+    sample(real(), dilation=2), sample(real(3), axes=0, dilation=1), sample(real(4, 6), axes=(0, 1), dilation=1),
+    sample(real(2, 3, 4), axes=(-1,), dilation=2), sample(real(2, 5), axes=1, dilation=0), sample(real(2, 4), dilation=1),
+    sample(real(0, 4), axes=(0, 1), dilation=3), sample(real(3, 2), axes=(), dilation=1),
+]  # fmt: skip
+_NOT_SPREAD = [refuses(ShapeError, "-1 zeros cannot stand after each element", real(3), axes=0, dilation=-1),
+               refuses(ShapeError, "out of range", real(3), axes=1, dilation=1),
+               refuses(ArgumentError, "dilation is an integer", real(3), axes=0, dilation=1.5)]  # fmt: skip
+_declare("dilate", _dilate, _SPREAD, _NOT_SPREAD)
+_declare("undilate", _undilate, _SPREAD, _NOT_SPREAD)
 _declare("flip", lambda x, axis=None: np.flip(x, axis), [
     sample(real()), sample(real(5)), sample(real(2, 3)), sample(real(2, 3), axis=0), sample(real(2, 3, 4), axis=(0, -1)),
     sample(real(2, 0), axis=1), sample(real(2, 3), axis=()),

@@ -172,6 +172,33 @@ def test_scatter_add_sums_duplicates_in_half_precision_too() -> None:
     assert y.tolist() == [3, 1]
 
 
+@pytest.mark.parametrize(("count", "dim"), [(1, 3), (3, 1), (50, 7), (1000, 3)])
+def test_rows_of_one_place_are_summed(count: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    places, rows = rng.integers(-count, count, (20, 10)), rng.normal(size=(20, 10, dim))
+    expected = np.zeros((count, dim))
+    np.add.at(expected, places, rows)
+    weight = ndl.Tensor(np.zeros((count, dim)), requires_grad=True)
+    ndl.embedding(ndl.Tensor(places), weight).backward(ndl.Tensor(rows))
+    assert weight.grad is not None
+    np.testing.assert_allclose(weight.grad.numpy(), expected, rtol=1e-12, atol=1e-12)
+    y = ndl.scatter_add(
+        ndl.zeros((dim, count), dtype="float64"), ndl.Tensor(places), ndl.Tensor(np.moveaxis(rows, -1, 0)), axis=1
+    )
+    np.testing.assert_allclose(y.numpy(), expected.T, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_a_row_in_half_precision_are_summed_in_float32() -> None:
+    g, indices = ndl.full((5000, 2), 1.0, dtype="float16"), ndl.zeros(5000, dtype="int64")
+    assert ndl.embedding_grad(g, indices, count=1).tolist() == [[5000, 5000]]
+
+
+@pytest.mark.parametrize("place", [3, -4])
+def test_many_rows_for_a_place_outside_are_refused(place: int) -> None:
+    with pytest.raises(BoundsError):
+        ndl.embedding_grad(ndl.ones((40, 2)), ndl.full((40,), place), count=3)
+
+
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint8", "bool"])
 def test_sorting_is_stable(dtype: str, descending: bool) -> None:

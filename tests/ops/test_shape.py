@@ -114,3 +114,17 @@ def test_views_do_not_copy_on_the_host() -> None:
     x = ndl.Tensor(X)
     for view in (x.T, x.reshape(6, 4), x[0], x[:, ::2], ndl.flip(x), x.broadcast_to(2, 2, 3, 4)):
         assert np.shares_memory(view.numpy(), x.numpy())
+
+
+def test_undilate_is_the_inverse_of_dilate() -> None:
+    x = ndl.Tensor(X)
+    wide = ndl.dilate(x, axes=(0, 2), dilation=2)
+    assert wide.shape == (6, 3, 12)
+    np.testing.assert_array_equal(ndl.undilate(wide, axes=(0, 2), dilation=2).numpy(), X)
+    assert wide.sum().item() == X.sum()
+
+
+def test_dilate_puts_zeros_after_each_element() -> None:
+    assert ndl.dilate(ndl.Tensor([[1, 2], [3, 4]]), axes=(0, 1), dilation=1).tolist() == [
+        [1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0],
+    ]  # fmt: skip
