@@ -23,6 +23,8 @@ def export(array: npt.NDArray[Any], max_version: tuple[int, int] | None, options
     """
     old = max_version is None or max_version < (1, 0)
     if old or array.size <= 1 or any(stride <= 0 for stride, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if options.get("copy") is False:
+            raise BufferError("these values can be lent only as a copy")  # as the array API standard has it
         array = array.copy(order="C")
         array.flags.writeable = old
     if not old:

@@ -217,6 +217,41 @@ def test_cells(tmp_path: Path) -> None:
         close(found, expected)
 
 
+def attending(name: str, d: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"in_proj_weight": (3 * d, d), "in_proj_bias": (3 * d,), "out_proj__weight": (d, d), "out_proj__bias": (d,)}
+    return {f"{name}__{part}": shape for part, shape in shapes.items()}
+
+
+def test_attention(tmp_path: Path) -> None:
+    s = drawn(**attending("attn", 6))
+    model = nn.ModuleDict({"attn": nn.MultiHeadAttention(6, 2, dtype="float64")})
+    loaded(model, s, tmp_path)
+    x, memory = images(2, 4, 6), images(2, 5, 6)
+    close(model["attn"](ndl.Tensor(x), ndl.Tensor(memory)), attention(s, "attn", x, memory, 2))
+
+
+def test_transformers(tmp_path: Path) -> None:
+    d, hidden, norms = 4, 6, [f"norm{i}__{kind}" for i in (1, 2, 3) for kind in ("weight", "bias")]
+    maps = {"linear1__weight": (hidden, d), "linear1__bias": (hidden,), "linear2__weight": (d, hidden), "linear2__bias": (d,)}
+    decoder = drawn(**maps, **dict.fromkeys(norms, (d,)), **attending("self_attn", d), **attending("multihead_attn", d))
+    encoder = {name: v for name, v in decoder.items() if not name.startswith(("norm3", "multihead"))}
+
+    def norm(name: str, x: Array) -> Array:
+        return standard(x, -1) * decoder[f"{name}.weight"] + decoder[f"{name}.bias"]
+
+    def mapped(x: Array) -> Array:
+        h = np.maximum(x @ decoder["linear1.weight"].T + decoder["linear1.bias"], 0)
+        return np.asarray(h @ decoder["linear2.weight"].T + decoder["linear2.bias"])
+
+    x, memory = images(2, 3, d), images(2, 5, d)
+    h = norm("norm1", x + attention(decoder, "self_attn", x, x, 2))
+    one = loaded(nn.TransformerEncoderLayer(d, 2, hidden, dtype="float64"), encoder, tmp_path)
+    close(one(ndl.Tensor(x)), norm("norm2", h + mapped(h)))
+    h = norm("norm2", h + attention(decoder, "multihead_attn", h, memory, 2))
+    other = loaded(nn.TransformerDecoderLayer(d, 2, hidden, dtype="float64"), decoder, tmp_path)
+    close(other(ndl.Tensor(x), ndl.Tensor(memory)), norm("norm3", h + mapped(h)))
+
+
 # -- names ------------------------------------------------------------------------------------------------------------------
 
 
