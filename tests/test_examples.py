@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import math
 import re
 import runpy
+import struct
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache
@@ -20,7 +24,11 @@ import needle_core as ndl
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-OPTIONS: dict[str, list[str]] = {}
+TEXT = f"--text={argparse.__file__}"  # 100,000 characters, alike from the beginning to the end
+OPTIONS: dict[str, list[str]] = {
+    "lstm_text": [TEXT, "--steps=100", "--columns=16", "--length=32", "--hidden=96", "--lr=1e-2", "--write=40"],
+    "gpt": [TEXT, "--steps=120", "--length=32", "--dim=64", "--heads=2", "--layers=2", "--lr=5e-3", "--write=40"],
+}
 """What examples with options are given, so that they train in seconds. All others are given a folder for their plots."""
 
 
@@ -52,6 +60,18 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
 def test_every_example_runs_and_prints(name: str, example: Callable[[str], Run]) -> None:
     assert example(name).text
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_examples_are_explained(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(option.split("=")[0] in text for option in ["--device", *OPTIONS[name]] if option.startswith("--"))
 
 
 def test_index_lists_every_example_once() -> None:
@@ -202,6 +222,65 @@ def test_plots_are_saved_in_the_folder_given(name: str, example: Callable[[str],
     assert str(run.folder / f"{name}.png") in run.text
 
 
+# -- the variational autoencoder --------------------------------------------------------------------------------------------
+
+
+def test_vae_divergence_is_the_integral(example: Callable[[str], Run]) -> None:
+    m, v = np.array([[0.0, 1.5], [-2.0, 0.3]]), np.array([[0.0, -1.0], [0.5, 1.0]])
+    z = np.linspace(-30, 30, 20001)[:, np.newaxis, np.newaxis]
+    log_q = -((z - m) ** 2) / (2 * np.exp(v)) - v / 2  # both without -log(2 pi) / 2
+    q = np.exp(log_q) / np.sqrt(2 * np.pi)
+    expected = np.trapezoid(q * (log_q + z**2 / 2), z, axis=0).sum(axis=1).mean()
+    zeros = ndl.zeros((2, 4))
+    _, divergence = example("vae").names["loss_of"](zeros, ndl.Tensor(m), ndl.Tensor(v), zeros)
+    assert divergence.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_vae_reconstruction_is_the_likelihood_of_the_pixels(example: Callable[[str], Run]) -> None:
+    scores, x = np.array([[2.0, -1.0], [0.5, 3.0]]), np.array([[1.0, 0.25], [0.0, 1.0]])
+    p = 1 / (1 + np.exp(-scores))
+    expected = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum(axis=1).mean()
+    zeros = ndl.zeros((2, 1))
+    images = ndl.Tensor(x.reshape(2, 2, 1, 1))
+    reconstruction, _ = example("vae").names["loss_of"](ndl.Tensor(scores), zeros, zeros, images)
+    assert reconstruction.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_vae_learns_and_says_so(example: Callable[[str], Run]) -> None:
+    run = example("vae")
+    losses = run.names["losses"]
+    shown = re.findall(r"^epoch +\d+  loss (\d+\.\d\d) = reconstruction \d+\.\d\d \+ KL \d+\.\d\d ", run.text, re.MULTILINE)
+    assert shown == [f"{loss:.2f}" for loss in losses]
+    # Without z, the best that can be said of a pixel is its mean: the entropy of the mean image.
+    mean = np.clip(run.names["images"][:][0].mean(axis=0, dtype=np.float64), 1e-12, 1 - 1e-12)
+    blind = -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean)).sum()
+    assert losses[-1] < blind - 2
+
+
+def test_vae_reconstructions_show_their_images(example: Callable[[str], Run]) -> None:
+    names = example("vae").names
+    originals, reconstructions = names["originals"], names["reconstructions"]
+    assert originals.shape == reconstructions.shape == (16, 8, 8, 1)
+    distances = ((originals[:, np.newaxis] - reconstructions) ** 2).sum(axis=(2, 3, 4))
+    assert (distances.argmin(axis=1) == np.arange(16)).sum() >= 13
+    assert np.median(np.diag(distances) / ((originals - originals.mean(axis=0)) ** 2).sum(axis=(1, 2, 3))) < 0.6
+
+
+def test_vae_draws_images_of_many_kinds(example: Callable[[str], Run]) -> None:
+    samples = example("vae").names["samples"]
+    assert samples.shape == (128, 8, 8, 1)
+    assert samples.std(axis=0).mean() > 0.1  # of digits it is 0.2; images that are all alike have none
+
+
+@pytest.mark.parametrize(("name", "rows"), [("vae_reconstructions", 2), ("vae_samples", 8)])
+def test_vae_writes_pictures(name: str, rows: int, example: Callable[[str], Run]) -> None:
+    run = example("vae")
+    content = (run.folder / f"{name}.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert struct.unpack(">II", content[16:24]) == (16 * 9 * 7, rows * 9 * 7)  # width and height of the header
+    assert f"picture in {run.folder / name}.png" in run.text
+
+
 # -- an op of one's own -----------------------------------------------------------------------------------------------------
 
 
@@ -222,3 +301,94 @@ def test_own_op_is_trained_with_its_second_operand(example: Callable[[str], Run]
     names = example("own_op").names
     assert names["losses"][-1] < 1e-3 < names["losses"][0]
     assert np.abs(names["model"].a.numpy() - 1).max() > 0.1
+
+
+# -- language models --------------------------------------------------------------------------------------------------------
+
+LANGUAGE_MODELS = ["lstm_text", "gpt"]
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_models_predict_what_frequencies_alone_do_not(name: str, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    text = run.names["text"]
+    end = text[len(run.names["corpus"].train) :]
+    entropy = -sum(n / len(end) * math.log2(n / len(end)) for n in Counter(end).values())
+    step, training, testing = run.names["history"][-1]
+    assert run.names["entropy"] == pytest.approx(entropy, rel=1e-12)
+    assert f"{len(text):,} characters, {len(set(text))} different ones; {entropy:.3f} bits" in run.text
+    assert step == run.names["options"].steps
+    assert training < 0.8 * entropy
+    assert testing < 0.8 * entropy
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_models_print_their_progress(name: str, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    lines = re.findall(r"^ +(\d+) +(\d\.\d{3}) +(\d\.\d{3}) +\d+\.\d$", run.text, re.MULTILINE)
+    assert lines == [(str(step), f"{training:.3f}", f"{testing:.3f}") for step, training, testing in run.names["history"]]
+    assert len(lines) == 10
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_models_write_on_from_the_prompt(name: str, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    written = run.names["written"]
+    assert written.startswith("def ")
+    assert len(written) == len("def ") + 40
+    assert set(written) <= set(run.names["text"])
+    assert run.text.endswith(f"\n\n{written}\n")
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_models_write_the_same_from_the_same_seed_and_the_likeliest_from_any(
+    name: str, example: Callable[[str], Run]
+) -> None:
+    names = example(name).names
+
+    def written(temperature: float, seed: int) -> str:
+        text: str = names["write"](names["prompt"], 30, temperature, ndl.random.Generator(seed))
+        return text
+
+    assert written(1.0, 0) == written(1.0, 0) != written(1.0, 1)
+    assert written(0.0, 0) == written(0.0, 1)
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_language_models_draw_characters_as_often_as_softmax_says(name: str, example: Callable[[str], Run]) -> None:
+    names = example(name).names
+    generator = ndl.random.Generator(0)
+    draws = [names["write"](names["prompt"], 1, 2.0, generator)[-1] for _ in range(400)]
+    prompt = ndl.Tensor(names["prompt"])
+    scores = names["model"](prompt[:, None])[0][-1, 0] if name == "lstm_text" else names["model"](prompt[None])[0, -1]
+    p = np.exp(scores.numpy().astype(np.float64) / 2)
+    p /= p.sum()
+    counts = np.bincount(names["corpus"].vocabulary.encode("".join(draws)), minlength=len(p))
+    frequent = p > 0.01
+    assert frequent.sum() > 5
+    deviations = (counts - 400 * p)[frequent] / np.sqrt(400 * p * (1 - p))[frequent]
+    assert np.abs(deviations).max() < 4.5
+
+
+def test_lstm_reads_in_pieces_what_it_reads_at_once(example: Callable[[str], Run]) -> None:
+    model = example("lstm_text").names["model"]
+    x = ndl.random.Generator(0).integers(0, 50, 10, 3)
+    first, state = model(x[:4])
+    second, _ = model(x[4:], state)
+    whole, _ = model(x)
+    np.testing.assert_allclose(ndl.concat(first, second).numpy(), whole.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_gpt_sees_nothing_of_what_comes_later(example: Callable[[str], Run]) -> None:
+    model = example("gpt").names["model"]
+    x = ndl.random.Generator(0).integers(0, 50, 2, 32)
+    np.testing.assert_allclose(model(x[:, :10]).numpy(), model(x)[:, :10].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_gpt_decays_its_matrices_only(example: Callable[[str], Run]) -> None:
+    names = example("gpt").names
+    decaying, others = names["optimizer"].groups
+    assert decaying.hyper["weight_decay"] > 0 == others.hyper["weight_decay"]
+    assert {p.ndim for p in decaying.params} == {2}
+    assert {p.ndim for p in others.params} == {1}
+    assert len(decaying.params) + len(others.params) == len(names["model"].parameters())
