@@ -72,8 +72,8 @@ class NumpyBackend(Backend):
     )
 
     def __init__(self) -> None:
-        # glibc gives freed blocks of 128 KB and more back to the system, and new pages cost 0.3 ms a MB, until a block as large as
-        # this, which is never touched, has been freed once. The step of a ResNet-9 took 17 ms, and takes 13; of a GPT 75 and 59.
+        # glibc gives freed blocks of 128 KB and more back to the system, and new pages cost 0.3 ms a MB, until a block as large
+        # as this, which is never touched, has been freed once. A step of ResNet-9 took 17 ms and takes 13; of GPT 75 and 59.
         np.empty(2**25 - 2**16, np.uint8)
 
     def devices(self) -> Sequence[str]:
