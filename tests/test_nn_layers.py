@@ -352,6 +352,14 @@ def test_layer_norm_repr() -> None:
     assert repr(nn.LayerNorm((5, 4), eps=0.1)) == "LayerNorm((5, 4), eps=0.1)"
 
 
+def test_normalisations_tell_what_they_are() -> None:
+    assert repr(nn.GroupNorm(2, 6)) == "GroupNorm(2, 6, eps=1e-05)"
+    assert repr(nn.InstanceNorm2d(3, data_format="NCHW")) == "InstanceNorm2d(3, eps=1e-05, data_format='NCHW')"
+    assert repr(nn.RMSNorm(4)) == "RMSNorm(4, eps=1e-05)"
+    with pytest.raises(ArgumentError, match=r"^GroupNorm: 6 channels do not make 4 groups$"):
+        nn.GroupNorm(4, 6)
+
+
 # -- dropout ------------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from needle_core.nn.attention import MultiHeadAttention
 from needle_core.nn.containers import ModuleDict, ModuleList, Residual, Sequential
 from needle_core.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from needle_core.nn.dropout import Dropout
+from needle_core.nn.interpolation import Upsample
 from needle_core.nn.linear import Embedding, Flatten, Identity, Linear
 from needle_core.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, L2Loss, MSELoss, SoftmaxLoss
 from needle_core.nn.module import Buffer, Module, Parameter
@@ -45,7 +46,7 @@ from needle_core.nn.transformer import PositionalEncoding, TransformerDecoderLay
 __all__ = [
     "Module", "Parameter", "Buffer", "init", "pytorch",
     "Sequential", "ModuleList", "ModuleDict", "Residual",
-    "Linear", "Embedding", "Flatten", "Identity",
+    "Linear", "Embedding", "Flatten", "Identity", "Upsample",
     "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d",
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
     "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool1d", "MaxPool2d",

@@ -63,3 +63,47 @@ def test_normalised_numbers_have_mean_zero_and_variance_one() -> None:
     for y, axis in ((ndl.layer_norm(x, one, zero), 1), (of_the_batch(x, one, zero), 0)):
         np.testing.assert_allclose(y.numpy().mean(axis), 0, atol=1e-12)
         np.testing.assert_allclose(y.numpy().var(axis), 1, rtol=1e-4)
+
+
+def test_group_and_rms_norm_against_pytorch() -> None:
+    x = ndl.Tensor([[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]])
+    y = ndl.group_norm(x, ndl.ones(6), ndl.zeros(6), groups=2).numpy()
+    expected = [[-1.06904137, -0.26726031, 1.33630192, -1.06904471, -0.26726115, 1.33630610]]
+    np.testing.assert_allclose(y, expected, rtol=2e-6)
+    y = ndl.rms_norm(x[:, :4], ndl.ones(4)).numpy()
+    np.testing.assert_allclose(y, [[0.21693042, 0.43386084, 0.86772168, 1.73544335]], rtol=1e-6)
+
+
+def test_group_norm_between_layer_norm_and_instance_norm() -> None:
+    """One group is layer normalisation over all axes of a sample; as many groups as channels are the channels alone."""
+    x = np.random.default_rng(0).normal(size=(3, 5, 7, 4)) * 10 + 100
+    t, one, zero = ndl.Tensor(x), ndl.ones(4, dtype="float64"), ndl.zeros(4, dtype="float64")
+    for y, axes in ((ndl.group_norm(t, one, zero, groups=1), (1, 2, 3)), (ndl.instance_norm(t, one, zero), (1, 2))):
+        expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_statistics_of_half_precision_are_float32(dtype: str) -> None:
+    """The squares are beyond the range of float16."""
+    x = ndl.Tensor([[1000.0], [-1000.0]]).astype(dtype)
+    mean, var = ndl.batch_statistics(x)
+    assert (mean.dtype, var.dtype) == (ndl.float32, ndl.float32)
+    assert (mean.tolist(), var.tolist()) == ([0.0], [1e6])
+    weight = ndl.ones(1, dtype=dtype)
+    np.testing.assert_array_equal(ndl.batch_norm(x, mean, var, weight, weight - 1).astype("float32").numpy(), [[1], [-1]])
+    np.testing.assert_array_equal(ndl.rms_norm(x, weight).astype("float32").numpy(), [[1], [-1]])
+
+
+def test_gradient_of_batch_norm_reaches_what_its_statistics_came_from() -> None:
+    """Against the formula of Ioffe & Szegedy, section 3."""
+    rng = np.random.default_rng(0)
+    x, g, weight = rng.normal(size=(6, 3)), rng.normal(size=(6, 3)), rng.normal(size=3)
+    t, w, b = (ndl.Tensor(a, requires_grad=True) for a in (x, weight, np.zeros(3)))
+    of_the_batch(t, w, b).backward(ndl.Tensor(g))
+    deviation = np.sqrt(x.var(0) + 1e-5)
+    h = (x - x.mean(0)) / deviation
+    expected = weight / deviation * (g - g.mean(0) - h * (g * h).mean(0))
+    for found, value in ((t.grad, expected), (w.grad, (g * h).sum(0)), (b.grad, g.sum(0))):
+        assert found is not None
+        np.testing.assert_allclose(found.numpy(), value, rtol=1e-10, atol=1e-12)
