@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from needle_core.doors import broadcasted_floating, floating, promoting, to_floating
+from needle_core.doors import broadcast_shapes, broadcasted_floating, floating, promoting, to_floating
 from needle_core.errors import ArgumentError
 from needle_core.op import composite
 from needle_core.ops.elementary import erf, exp, expm1, log1p, tanh
@@ -17,8 +17,8 @@ from needle_core.spec import Spec
 from needle_core.tensor import Tensor
 
 __all__ = [
-    "elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "relu_grad", "selu", "sigmoid", "silu",
-    "softplus", "softsign"
+    "elu", "gelu", "gelu_grad", "hard_sigmoid", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "relu_grad", "selu",
+    "sigmoid", "silu", "silu_grad", "softplus", "softsign"
 ]  # fmt: skip
 
 
@@ -122,6 +122,16 @@ def silu(x: Tensor) -> Tensor:
     return x * sigmoid(x)
 
 
+@composite(broadcasted_floating)
+def silu_grad(g: Tensor, x: Tensor) -> Tensor:
+    """The gradient of silu from its input: g (s + x s (1 - s)), s = sigmoid(x)."""
+    s, z = sigmoid(x), clip(x, min=-1e4, max=1e4)
+    return g * (s + z * s * (1 - s))
+
+
+silu.vjp(lambda g, y, x: silu_grad(g, x))
+
+
 @composite(floating)
 def mish(x: Tensor) -> Tensor:
     """x tanh(softplus(x)).
@@ -137,11 +147,20 @@ def hard_sigmoid(x: Tensor) -> Tensor:
     return clip(x / 6 + 0.5, min=0, max=1)
 
 
-@promoting(to_floating)
-def _gelu(x: Spec, *, approximate: str = "none") -> tuple[Spec, dict[str, Any]]:
+def _form(approximate: str) -> dict[str, Any]:
     if approximate not in ("none", "tanh"):
         raise ArgumentError(f"approximate is 'none' or 'tanh', not {approximate!r}")
-    return x, {"approximate": approximate}
+    return {"approximate": approximate}
+
+
+@promoting(to_floating)
+def _gelu(x: Spec, *, approximate: str = "none") -> tuple[Spec, dict[str, Any]]:
+    return x, _form(approximate)
+
+
+@promoting(to_floating)
+def _gelu_gradient(g: Spec, x: Spec, *, approximate: str = "none") -> tuple[Spec, dict[str, Any]]:
+    return g.like(shape=broadcast_shapes(g, x)), _form(approximate)
 
 
 @composite(_gelu)
@@ -155,3 +174,17 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+@composite(_gelu_gradient)
+def gelu_grad(g: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
+    """The gradient of gelu from its input; far out, where it is 0 or g in every dtype, x counts as 40, or -40."""
+    z = clip(x, min=-40, max=40)
+    if approximate == "none":
+        return g * (0.5 * (1 + erf(z * math.sqrt(0.5))) + z * (exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))))
+    c = math.sqrt(2 / math.pi)
+    y = tanh(c * (z + 0.044715 * z * z * z))
+    return g * (0.5 * (1 + y) + 0.5 * z * ((1 - y * y) * (c + 3 * 0.044715 * c * z * z)))
+
+
+gelu.vjp(lambda g, y, x, approximate: gelu_grad(g, x, approximate=approximate))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from needle_numpy_backend.blocks import blockwise
+from needle_numpy_backend.elementary import erf
 from needle_numpy_backend.elementwise import where
 
 Array = npt.NDArray[Any]
+
+_SLOPE: Final = math.sqrt(2 / math.pi)  # of what stands in the tanh of gelu, at 0
+_CUBIC: Final = 0.044715 * _SLOPE
 
 
 def relu(x: Array) -> Array:
@@ -20,6 +26,73 @@ def relu_grad(g: Array, y: Array) -> Array:
     return where(y > 0, g, np.zeros((), g.dtype))
 
 
+@blockwise
 def sigmoid(x: Array) -> Array:
-    e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x < 0, e, x.dtype.type(1)) / (1 + e))
+    z = _wide(x)
+    e = np.exp(-np.abs(z))
+    e += 1
+    y = np.exp(np.minimum(z, 0))  # e, or 1 where x is positive
+    y /= e
+    return y.astype(x.dtype, copy=False)
+
+
+@blockwise
+def silu(x: Array) -> Array:
+    z = _wide(x)
+    return np.multiply(z, sigmoid(z), out=...).astype(x.dtype, copy=False)
+
+
+@blockwise
+def silu_grad(g: Array, x: Array) -> Array:
+    z = _wide(x)
+    s = sigmoid(z)
+    d = 1 - s
+    d *= np.clip(z, -1e4, 1e4)
+    d += 1
+    d *= s
+    return np.multiply(g, d, out=...).astype(x.dtype, copy=False)
+
+
+@blockwise
+def gelu(x: Array, *, approximate: str) -> Array:
+    z = _wide(x)
+    y = _tanh(z, z * z) if approximate == "tanh" else erf(z * math.sqrt(0.5))
+    y += 1
+    y *= z
+    y *= 0.5
+    return y.astype(x.dtype, copy=False)
+
+
+@blockwise
+def gelu_grad(g: Array, x: Array, *, approximate: str) -> Array:
+    z = np.clip(_wide(x), -40, 40)
+    squares = z * z
+    if approximate == "tanh":
+        d = _tanh(z, squares)
+        z *= 1 - d * d
+        squares *= 3 * _CUBIC
+        squares += _SLOPE
+        z *= squares
+        z *= 0.5
+    else:
+        d = erf(z * math.sqrt(0.5))
+        squares *= -0.5
+        z *= np.exp(squares, out=squares)
+        z *= 1 / math.sqrt(2 * math.pi)
+    d += 1
+    d *= 0.5
+    d += z
+    return np.multiply(g, d, out=...).astype(x.dtype, copy=False)
+
+
+def _tanh(z: Array, squares: Array) -> Array:
+    """What 1 is added to in the approximation of gelu."""
+    y = squares * _CUBIC
+    y += _SLOPE
+    y *= z
+    return np.tanh(y, out=y)
+
+
+def _wide(x: Array) -> Array:
+    """`x` in the dtype to compute in: float32 for half precision."""
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
