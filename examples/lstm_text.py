@@ -20,9 +20,9 @@ from needle_core import nn
 options = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 options.add_argument("--text", metavar="FILE", help="read this file; without it, Python's standard library")
 options.add_argument("--characters", type=int, default=1_000_000, help="how much of the standard library")
-options.add_argument("--prompt", default="def ", help="what the written text begins with")
+options.add_argument("--prompt", default="def ", help="what the written text begins with; if empty, a line")
 options.add_argument("--write", type=int, default=500, help="characters to write")
-options.add_argument("--temperature", type=float, default=0.7, help="0 writes the likeliest, 1 as the model believes")
+options.add_argument("--temperature", type=float, default=0.8, help="0 writes the likeliest, 1 as the model believes")
 options.add_argument("--steps", type=int, default=500)
 options.add_argument("--columns", type=int, default=32, help="places of the text that are read side by side")
 options.add_argument("--length", type=int, default=64, help="characters a step, through which gradients go back")
@@ -41,8 +41,8 @@ ndl.manual_seed(options.seed)
 # -- the text ---------------------------------------------------------------------------------------------------------------
 
 text = ndl.data.read_text(options.text) if options.text else ndl.data.standard_library(options.characters)
-corpus = ndl.data.Corpus.of(text, test=0.05)
-prompt = corpus.vocabulary.encode(options.prompt)
+corpus = ndl.data.Corpus.of(text, test=0.05, source=options.text or "the standard library")
+prompt = corpus.vocabulary.encode(options.prompt or "\n")
 train, test = (
     ndl.data.DataLoader(part.columns(options.columns), batch_size=options.length) for part in (corpus.train, corpus.test)
 )

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from needle_core.data.dataset import ArrayDataset
+from needle_core.data.files import mismatch
 from needle_core.errors import ArgumentError, BoundsError, DataError, DtypeError, brief
 
 Tokens: TypeAlias = npt.NDArray[np.int64]
@@ -112,7 +113,7 @@ class TokenStream:
 
         Sample i is what stands in row i, the input, and in the row below it, the targets: both int64[count]. A loader without
         shuffling whose batches are t samples gives inputs and targets (t, count), time first, and each batch goes on where the
-        one before ended, so that a recurrent network can keep its state.
+        one before ended, so that a recurrent network can keep its state. In the course, these are `batchify` and `get_batch`.
 
         Raises:   DataError if there are not two rows
         """
@@ -147,8 +148,7 @@ class TokenStream:
 
     def _require(self, least: int, what: str) -> None:
         if len(self) < least:
-            expected = f"at least {least} for {what}"
-            raise DataError(f"{self.source} is too short", details={"found": f"{len(self)} tokens", "expected": expected})
+            mismatch(self.source, "too short", f"{len(self)} tokens", f"at least {least} for {what}")
 
     def __repr__(self) -> str:
         return f"TokenStream({len(self)} tokens of {self.source})"
@@ -164,9 +164,16 @@ class Corpus:
 
     @classmethod
     def of(
-        cls, text: str, *, test: float = 0.1, unit: Unit = "characters", unknown: str | None = None, limit: int | None = None
+        cls,
+        text: str,
+        *,
+        test: float = 0.1,
+        unit: Unit = "characters",
+        unknown: str | None = None,
+        limit: int | None = None,
+        source: str = "the text",
     ) -> Corpus:
-        """A text of which the last part, the share `test` of its tokens, is for testing.
+        """A text of which the last part, the share `test` of its tokens, is for testing. `source` names it in errors.
 
         Raises:   DataError if one of the parts would be empty
         """
@@ -176,8 +183,9 @@ class Corpus:
         end = len(tokens) - round(test * len(tokens))
         if not 0 < end < len(tokens):
             expected = f"at least one to train on and, the share of {test}, to test on"
-            raise DataError("the text is too short", details={"found": f"{len(tokens)} {unit}", "expected": expected})
-        return cls._joined(tokens[:end], tokens[end:], ("the text to train on", "the text to test on"), unit, unknown, limit)
+            mismatch(source, "too short", f"{len(tokens)} {unit}", expected)
+        sources = f"the part of {source} to train on", f"the part of {source} to test on"
+        return cls._joined(tokens[:end], tokens[end:], sources, unit, unknown, limit)
 
     @classmethod
     def read(
@@ -222,23 +230,23 @@ def _split(text: str, unit: Unit) -> Sequence[str]:
 
 
 def read_text(path: str | os.PathLike[str], *, max_lines: int | None = None) -> str:
-    """The text of a file in UTF-8, or its first `max_lines` lines. Each line ends in "\\n", however it does in the file.
+    """The text of a file in UTF-8, or its first `max_lines` lines. Lines end in "\\n", whatever ends them in the file.
 
     Raises:   DataError if there is no such file, it is empty, or it is not UTF-8
     """
     _require_positive(max_lines=max_lines)
-    path, expected = Path(path), {"expected": "text in UTF-8"}
+    path, expected = Path(path), "text in UTF-8"
     try:
         content = path.read_bytes()
         text = content.decode("utf-8").removeprefix("\ufeff")
     except OSError as cause:
-        raise DataError(f"{path}: not a readable file", details={"found": cause.strerror, **expected}) from cause
+        mismatch(path, "not a readable file", cause.strerror, expected, cause=cause)
     except UnicodeDecodeError as cause:
         line = content.count(b"\n", 0, cause.start) + 1
         found = f"{content[cause.start]:#04x} at byte {cause.start}, in line {line}"
-        raise DataError(f"{path}: not text in UTF-8", details={"found": found, **expected}) from cause
+        mismatch(path, "not text in UTF-8", found, expected, cause=cause)
     if not text:
-        raise DataError(f"{path}: an empty file", details={"found": f"{len(content)} bytes", **expected})
+        mismatch(path, "an empty file", f"{len(content)} bytes", expected)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     return "\n".join(lines[:max_lines]) + "\n"
 
@@ -263,8 +271,7 @@ def standard_library(characters: int | None = None) -> str:
             if characters is not None and length >= characters:
                 break
     if not parts:
-        details = {"found": f"no sources in {folder}", "expected": "abc.py and others"}
-        raise DataError("this Python comes without the sources of its standard library", details=details)
+        mismatch(folder, "Python's standard library without its sources", "none of them", "abc.py and others")
     return "".join(parts)[:characters]
 
 
