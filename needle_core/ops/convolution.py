@@ -260,37 +260,34 @@ def _convolved_back(
     output_padding: Any = 0,
     size: Any = None,
 ) -> tuple[Spec, Attrs]:
-    n, *t, c = image(x)
+    n, t, c = x.shape[0], image(x)[1:-1], x.shape[-1]
     if weight.ndim != x.ndim:
         raise ShapeError(f"x and weight need the same number of axes, {x.ndim} != {weight.ndim}")
-    o, *k, each = weight.shape
+    o, k, each = weight.shape[0], weight.shape[1:-1], weight.shape[-1]
     if o != c:
         raise ShapeError(f"x has {c} channels, weight is for {o}")
     parts = _groups(groups, c)
-    s = _unslid(tuple(t), k, stride, padding, dilation, output_padding) if size is None else per_axis("size", size, len(t), 0)
     if size is not None and output_padding != 0:
         raise ArgumentError("size and output_padding say the same thing in two ways", details={"size": size})
+    s = _enlarged(t, k, stride, padding, dilation, output_padding) if size is None else per_axis("size", size, len(t), 0)
     places, attrs = slide(s, k, stride=stride, padding=padding, dilation=dilation)
-    if places != tuple(t):
-        raise ShapeError(f"conv makes {list(places)} of the size {list(s)}, so that its transpose cannot make {list(s)} of {t}")
+    if places != t:
+        raise ShapeError(f"conv makes {list(places)} of the size {list(s)}, not {list(t)}")
     return x.like(shape=(n, *s, each * parts)), {**attrs, "groups": parts, "size": s}
 
 
-def _unslid(t: Sizes, k: Sequence[int], stride: Any, padding: Any, dilation: Any, extra: Any) -> Sizes:
-    """The size of an image, less `extra`, in which a window has these places."""
+def _enlarged(t: Sizes, window: Sizes, stride: Any, padding: Any, dilation: Any, extra: Any) -> Sizes:
+    """The least size in which a window has the places t, and `extra` more; for "same", t stride."""
     axes = len(t)
-    steps, apart, more = (
-        per_axis("stride", stride, axes),
-        per_axis("dilation", dilation, axes),
-        per_axis("output_padding", extra, axes, 0),
-    )
+    steps, apart = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
+    more = per_axis("output_padding", extra, axes, least=0)
+    if any(e >= s for e, s in zip(more, steps, strict=True)):
+        raise ShapeError(f"output_padding {list(more)} must be less than the stride {list(steps)}")
     if padding == "same":
         return tuple(n * s + e for n, s, e in zip(t, steps, more, strict=True))
-    widths = _widths(padding, t, t, steps)
-    sizes = [
-        (n - 1) * s + (j - 1) * d + 1 - sum(p) + e for n, s, j, d, p, e in zip(t, steps, k, apart, widths, more, strict=True)
-    ]
-    return normalize_shape(sizes)
+    sides = map(sum, _widths(padding, t, t, steps))
+    least = ((n - 1) * s + (k - 1) * d + 1 - p for n, k, s, d, p in zip(t, window, steps, apart, sides, strict=True))
+    return normalize_shape([n + e for n, e in zip(least, more, strict=True)])
 
 
 @composite(_convolved_back)

@@ -11,10 +11,10 @@ from needle_core.errors import ShapeError
 from needle_core.op import composite
 from needle_core.ops.convolution import Pairs, Sizes, fold, image, per_axis, slide, surround, trim, unfold, widened
 from needle_core.ops.create import ones
-from needle_core.ops.elementwise import equal
+from needle_core.ops.elementwise import equal, where
 from needle_core.ops.index import take
 from needle_core.ops.reduce import max, sum
-from needle_core.ops.shape import broadcast_to, expand_dims, moveaxis
+from needle_core.ops.shape import broadcast_to, expand_dims
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor
 
@@ -188,9 +188,9 @@ def adaptive_avg_pool(x: Tensor, *, size: Any) -> Tensor:
         return avg_pool(x, size=window)
     y = widened(x)
     for axis, t in enumerate(size, 1):
-        s = y.shape[axis]
-        weights = [[(i <= j < stop) / (stop - i) for j in range(s)] for i, stop in _bounds(s, t)]
-        y = moveaxis(Tensor(weights, dtype=y.dtype, device=y.device) @ moveaxis(y, axis, -2), -2, axis)
+        windows, lengths = _shared(y, axis, t)
+        inside = [[j < n for j in range(windows.shape[axis + 1])] for n in lengths]
+        y = sum(where(_along(inside, windows, axis), windows, 0.0), axes=axis + 1) / _along(lengths, y, axis)
     return y.astype(x.dtype)
 
 
@@ -204,10 +204,7 @@ def adaptive_max_pool(x: Tensor, *, size: Any) -> Tensor:
     if window := _even(x, size):
         return max_pool(x, size=window)
     for axis, t in enumerate(size, 1):
-        bounds = _bounds(x.shape[axis], t)
-        longest = builtins.max(stop - i for i, stop in bounds)
-        places = [[builtins.min(i + j, stop - 1) for j in range(longest)] for i, stop in bounds]  # the last one repeats
-        x = max(take(x, Tensor(places, device=x.device), axis=axis), axis=axis + 1)
+        x = max(_shared(x, axis, t)[0], axes=axis + 1)
     return x
 
 
@@ -217,5 +214,16 @@ def _even(x: Tensor, size: Sizes) -> Sizes | None:
     return tuple(s // t for s, t in zip(x.shape[1:-1], size, strict=True)) if whole else None
 
 
-def _bounds(s: int, t: int) -> list[tuple[int, int]]:
-    return [(i * s // t, -(-(i + 1) * s // t)) for i in range(t)]
+def _shared(x: Tensor, axis: int, t: int) -> tuple[Tensor, list[int]]:
+    """The t windows along an axis, whose elements make a new axis behind it, and how many each has; the last one repeats."""
+    s = x.shape[axis]
+    bounds = [(i * s // t, -(-(i + 1) * s // t)) for i in range(t)]
+    lengths = [stop - start for start, stop in bounds]
+    places = [[builtins.min(start + j, stop - 1) for j in range(builtins.max(lengths))] for start, stop in bounds]
+    return take(x, Tensor(places, device=x.device), axis=axis), lengths
+
+
+def _along(values: list[Any], like: Tensor, axis: int) -> Tensor:
+    """Values as a tensor whose first axis stands where `axis` of `like` does."""
+    y = Tensor(values, device=like.device)
+    return y.reshape(*y.shape, *(1,) * (like.ndim - axis - y.ndim))

@@ -91,13 +91,15 @@ def mask(*shape: int) -> Input:
 class Sample:
     """Inputs and attributes of one call. Its text is its identity, and with the op's name seeds its values.
 
-    Where it is not `smooth`, only values are checked, no gradients. A case gives a `number` to samples with the same text,
-    which may differ in ranges and kinks.
+    Where it is not `smooth`, only values are checked, no gradients. Where it is `finite`, no nan or infinity is planted, for
+    an operand meets zeros that a kernel may skip. A case gives a `number` to samples with the same text, which may differ in
+    ranges and kinks.
     """
 
     inputs: tuple[Input, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     smooth: bool = True
+    finite: bool = False
     number: int = 1
 
     def __str__(self) -> str:
