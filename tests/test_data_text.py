@@ -238,13 +238,13 @@ def test_corpus_with_a_limit_knows_what_is_frequent_in_the_part_to_train_on() ->
     assert corpus.vocabulary.decode(corpus.test.tokens) == "<unk> <unk> <unk> <unk>"
 
 
-@pytest.mark.parametrize(("text", "test"), [("", 0.5), ("a", 0.5), ("ab", 0.1), ("ab", 0.9)])
-def test_corpus_of_a_text_that_is_too_short_is_refused(text: str, test: float) -> None:
+@pytest.mark.parametrize(("text", "test", "percent"), [("", 0.5, "50"), ("a", 0.5, "50"), ("ab", 0.1, "10"), ("ab", 0.9, "90")])
+def test_corpus_of_a_text_that_is_too_short_is_refused(text: str, test: float, percent: str) -> None:
     with pytest.raises(DataError) as caught:
         Corpus.of(text, test=test)
     assert str(caught.value) == (
         f"the text: too short\n  found: {len(text)} characters\n"
-        f"  expected: at least one to train on and, the share of {test}, to test on"
+        f"  expected: at least one to train on, and one to test on in the last {percent} %"
     )
 
 

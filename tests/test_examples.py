@@ -370,6 +370,11 @@ def test_language_models_draw_characters_as_often_as_softmax_says(name: str, exa
     assert np.abs(deviations).max() < 4.5
 
 
+def test_lstm_keeps_the_values_of_its_state_but_not_their_graph(example: Callable[[str], Run]) -> None:
+    state = example("lstm_text").names["state"]
+    assert all(s.is_leaf and not s.requires_grad and ndl.abs(s).max().item() > 0 for s in state)
+
+
 def test_lstm_reads_in_pieces_what_it_reads_at_once(example: Callable[[str], Run]) -> None:
     model = example("lstm_text").names["model"]
     x = ndl.random.Generator(0).integers(0, 50, 10, 3)

@@ -182,7 +182,7 @@ class Corpus:
         tokens = _split(text, unit)
         end = len(tokens) - round(test * len(tokens))
         if not 0 < end < len(tokens):
-            expected = f"at least one to train on and, the share of {test}, to test on"
+            expected = f"at least one to train on, and one to test on in the last {100 * test:g} %"
             mismatch(source, "too short", f"{len(tokens)} {unit}", expected)
         sources = f"the part of {source} to train on", f"the part of {source} to test on"
         return cls._joined(tokens[:end], tokens[end:], sources, unit, unknown, limit)
