@@ -245,21 +245,6 @@ def _leaking(put: Any) -> Any:
     return wrong
 
 
-def _not_waiting(keep: Any) -> Any:
-    def wrong(self: Any, result: Any, operands: Any, place: Any) -> Any:
-        if not isinstance(result, np.ndarray) or not result.size:
-            return keep(self, result, operands, place)
-        late = self.from_numpy(np.full_like(result, 7), place)
-
-        def finish() -> None:
-            late._array[...] = result
-
-        threading.Timer(0.002, finish).start()
-        return late
-
-    return wrong
-
-
 def _low_half_of_the_position(words: Any) -> Any:
     return lambda state, n: words([state[0], int(state[1]) & 0xFFFFFFFF], n)
 
@@ -316,8 +301,6 @@ MUTANTS = [
            attribute(NumpyBackend, "from_numpy", _by_way_of_float32), ("backend",)),
     Mutant("bools as bytes", "Bools come back as uint8.", attribute(NumpyBackend, "to_numpy", _bools_as_bytes), ("backend",)),
     Mutant("leak", "No buffer is ever freed.", attribute(LoopbackBackend, "from_numpy", _leaking), ("backend",), "loopback"),
-    Mutant("synchronize that does not wait", "Results are read before they are there.",
-           attribute(LoopbackBackend, "_keep", _not_waiting), ("backend", "exp"), "loopback"),
     Mutant("half of the random position", "Random numbers repeat after 2^32 draws.",
            attribute(create, "_words", _low_half_of_the_position), ("backend", "random_bits")),
     Mutant("half of the random seed", "Seeds that differ above bit 32 give the same numbers.",

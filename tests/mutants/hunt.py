@@ -12,10 +12,10 @@ from needle_core.testing.check import checks_of_backend, checks_of_op
 from needle_core.testing.modules import checks_of_modules
 from needle_core.testing.optimizers import OptimizerCase, checks_of_optimizer
 from needle_core.testing.suite import on, strictly, suite
-from tests.mutants import backend, late, modules, ops, optimizers
+from tests.mutants import backend, late, modules, networks, ops, optimizers
 from tests.mutants.planting import Mutant
 
-MUTANTS: list[Mutant] = [*backend.MUTANTS, *late.MUTANTS, *ops.MUTANTS, *optimizers.MUTANTS, *modules.MUTANTS]
+MUTANTS: list[Mutant] = [mutant for part in (backend, late, ops, networks, optimizers, modules) for mutant in part.MUTANTS]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def kernel(op: str, change: Change, backend: str = "numpy") -> Plant:
 
     def changed(before: Any) -> Any:
         wrong = change(before)
-        return wrong and (lambda *buffers, **attrs: np.asarray(wrong(*buffers, **attrs)))
+        return wrong and (lambda *buffers, **attrs: _arrays(wrong(*buffers, **attrs)))
 
     return lambda: _entry(KERNELS, (op, backend), changed)
 
@@ -73,6 +73,10 @@ def together(*plants: Plant) -> Plant:
             yield
 
     return all_of_them
+
+
+def _arrays(results: Any) -> Any:
+    return tuple(map(np.asarray, results)) if isinstance(results, tuple) else np.asarray(results)
 
 
 @contextmanager
