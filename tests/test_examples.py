@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TEXT = f"--text={argparse.__file__}"  # 100,000 characters, alike from the beginning to the end
 OPTIONS: dict[str, list[str]] = {
+    "mlp_resnet": ["--data=digits", "--epochs=10", "--batch=50"],
+    "fashion": ["--data=digits", "--epochs=4"],
+    "resnet9": ["--data=digits", "--epochs=10", "--batch=50"],
     "lstm_text": [TEXT, "--steps=100", "--columns=16", "--length=32", "--hidden=96", "--lr=1e-2", "--write=40"],
     "gpt": [TEXT, "--steps=120", "--length=32", "--dim=64", "--heads=2", "--layers=2", "--lr=5e-3", "--write=40"],
 }
@@ -47,14 +50,18 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     @cache
     def run(name: str) -> Run:
         folder = tmp_path_factory.mktemp(name) / "plots"
-        ndl.manual_seed(0)
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
-            patch.setenv("NEEDLE_FALLBACK", "allow")  # for own_op
-            patch.setattr(sys, "argv", [f"{name}.py", *OPTIONS.get(name, [str(folder)])])
-            names = runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-        return Run(names, text.getvalue(), folder)
+        return run_example(name, folder, *OPTIONS.get(name, [str(folder)]))
 
     return run
+
+
+def run_example(name: str, folder: Path, *arguments: str) -> Run:
+    ndl.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
+        patch.setenv("NEEDLE_FALLBACK", "allow")  # for own_op
+        patch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        names = runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    return Run(names, text.getvalue(), folder)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
@@ -301,6 +308,70 @@ def test_own_op_is_trained_with_its_second_operand(example: Callable[[str], Run]
     names = example("own_op").names
     assert names["losses"][-1] < 1e-3 < names["losses"][0]
     assert np.abs(names["model"].a.numpy() - 1).max() > 0.1
+
+
+# -- classifiers of images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "accuracy"), [("mlp_resnet", 0.95), ("fashion", 0.95), ("resnet9", 0.9)])
+def test_classifiers_recognise_digits(name: str, accuracy: float, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    x, y = run.names["test_images"][:]
+    if name == "resnet9":
+        train, _ = run.names["images"][:]
+        x = (x - train.mean()) / train.std()
+    with ndl.no_grad():
+        right = run.names["model"].eval()(ndl.Tensor(x)).numpy().argmax(axis=1) == y
+    assert run.names["history"][-1][1] == pytest.approx(right.mean())
+    assert right.mean() >= accuracy
+
+
+@pytest.mark.parametrize("name", ["mlp_resnet", "fashion", "resnet9"])
+def test_classifiers_print_a_line_an_epoch(name: str, example: Callable[[str], Run]) -> None:
+    run = example(name)
+    lines = re.findall(r"^ +(\d+) +(\d\.\d{4}) +(\d+\.\d{2})% +\d+\.\d$", run.text, re.MULTILINE)
+    shown = [
+        (str(epoch), f"{loss:.4f}", f"{accuracy:.2%}"[:-1]) for epoch, (loss, accuracy) in enumerate(run.names["history"], 1)
+    ]
+    assert lines == shown
+    assert len(lines) == run.names["options"].epochs
+
+
+@pytest.mark.parametrize("name", ["fashion", "resnet9"])
+def test_classifiers_go_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(checkpoint: Path) -> bytes:
+        run_example(name, tmp_path, "--data=digits", "--epochs=2", f"--checkpoint={checkpoint}")
+        return checkpoint.read_bytes()
+
+    def save_and_stop(path: Path, tree: Any) -> None:
+        save(path, tree)
+        raise KeyboardInterrupt
+
+    save, stopped = ndl.checkpoint.save, tmp_path / "stopped.safetensors"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ndl.checkpoint, "save", save_and_stop)
+        train(stopped)
+    assert train(stopped) == train(tmp_path / "whole.safetensors")
+
+
+def test_fashion_shows_what_each_class_is_taken_for(example: Callable[[str], Run]) -> None:
+    run = example("fashion")
+    confusion = run.names["confusion"]
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(run.names["test_images"][:][1]))
+    assert confusion.trace() / confusion.sum() == pytest.approx(run.names["history"][-1][1])
+    shown = re.findall(r"^(\d) +(\d+\.\d)% (\d)  ", run.text, re.MULTILINE)
+    assert shown == [(str(i), f"{row.max() / row.sum():.1%}"[:-1], str(row.argmax())) for i, row in enumerate(confusion)]
+
+
+def test_resnet9_reads_cifar10(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = draw.integers(0, 256, (8, 1 + 3 * 32 * 32), dtype=np.uint8)
+        records[:, 0] %= 10  # the labels
+        (tmp_path / f"{name}.bin").write_bytes(records.tobytes())
+    run = run_example("resnet9", tmp_path, "--data=cifar10", f"--data-dir={tmp_path}", "--epochs=1", "--batch=20")
+    assert len(run.names["history"]) == 1
+    assert sum(p.size for p in run.names["model"].parameters()) == 431_946  # what PyTorch counts
 
 
 # -- language models --------------------------------------------------------------------------------------------------------
