@@ -17,7 +17,7 @@ def attention_weights(q: Array, k: Array, *mask: Array, causal: bool, scale: flo
 
 def scaled_dot_product_attention(q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> Array:
     p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
-    return _product(p, _wide(v)).astype(q.dtype, copy=False)
+    return np.matmul(p, _wide(v)).astype(q.dtype, copy=False)
 
 
 def scaled_dot_product_attention_grad(
@@ -27,13 +27,13 @@ def scaled_dot_product_attention_grad(
     g, q, k, v = (_wide(x) for x in (g, q, k, v))
     q = _stretched(q * scale, k, v)
     p = _weights(q, k, mask, causal)
-    by_v = _product(p.mT, g)
+    by_v = np.matmul(p.mT, g)
     by_scores = np.matmul(g, v.mT)
     by_scores -= np.einsum("...ts,...ts->...t", by_scores, p)[..., None]
     by_scores *= p
-    by_q = _product(by_scores, k)
+    by_q = np.matmul(by_scores, k)
     by_q *= scale
-    by_k = _product(by_scores.mT, q)
+    by_k = np.matmul(by_scores.mT, q)
     gradients = (by_q, by_k, by_v, *([by_scores] if any(m.dtype != np.bool_ for m in mask) else []))
     return tuple(x.astype(dtype, copy=False) for x in gradients)
 
@@ -75,8 +75,3 @@ def _weights(q: Array, k: Array, mask: tuple[Array, ...], causal: bool) -> Array
 def _future(t: int, s: int) -> Array:
     """Which of s keys lie ahead of each of t queries, the last of which is at the last key."""
     return ~np.tri(t, s, s - t, dtype=np.bool_)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """a @ b."""
-    return np.matmul(a, b)
