@@ -42,7 +42,7 @@ else:
     read = ndl.data.cifar10 if options.data == "cifar10" else ndl.data.fashion_mnist
     images, test_images = read(options.data_dir)
     augment = ndl.data.compose(ndl.data.RandomCrop(4), ndl.data.RandomFlip())
-some = images[:10_000][0]
+some = images[:1_000][0]
 normalize = ndl.data.Normalize(some.mean(axis=(0, 1, 2)), some.std(axis=(0, 1, 2)))
 train = ndl.data.DataLoader(images, options.batch, shuffle=True, augment=augment, transform=normalize)
 test = ndl.data.DataLoader(test_images, 500, transform=normalize)

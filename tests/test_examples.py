@@ -318,8 +318,8 @@ def test_classifiers_recognise_digits(name: str, accuracy: float, example: Calla
     run = example(name)
     x, y = run.names["test_images"][:]
     if name == "resnet9":
-        train, _ = run.names["images"][:]
-        x = (x - train.mean()) / train.std()
+        some, _ = run.names["images"][:1000]
+        x = (x - some.mean()) / some.std()
     with ndl.no_grad():
         right = run.names["model"].eval()(ndl.Tensor(x)).numpy().argmax(axis=1) == y
     assert run.names["history"][-1][1] == pytest.approx(right.mean())
