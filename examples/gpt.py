@@ -123,7 +123,7 @@ for step, (x, y) in enumerate(islice(chain.from_iterable(repeat(train)), options
     ndl.optim.clip_grad_norm(model.parameters(), 1.0)
     optimizer.step()
     losses.append(loss.item())
-    if step % max(options.steps // 10, 1) == 0:
+    if 10 * step % options.steps < 10:  # ten times
         history.append((step, sum(losses) / len(losses) / math.log(2), bits_in_testing()))
         print("{:6} {:29.3f} {:8.3f} {:9.1f}".format(*history[-1], time.perf_counter() - begin), flush=True)
         losses.clear()

@@ -100,7 +100,7 @@ while step < options.steps:
         optimizer.step()
         losses.append(loss.item())
         step += 1
-        if step % max(options.steps // 10, 1) == 0:
+        if 10 * step % options.steps < 10:  # ten times
             history.append((step, sum(losses) / len(losses) / math.log(2), bits_in_testing()))
             print("{:6} {:29.3f} {:8.3f} {:9.1f}".format(*history[-1], time.perf_counter() - begin), flush=True)
             losses.clear()
