@@ -321,6 +321,14 @@ def test_a_layer_of_ones_own_states_its_rule_for_subclasses_too(monkeypatch: pyt
     assert pytorch.state_dict(model)["0.kernel"].tolist() == [[1, 2], [3, 4]]
 
 
+def test_what_the_constructor_computes_is_neither_written_nor_missing() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.PositionalEncoding(2, max_len=4))
+    table = model[1].table.tolist()
+    assert sorted(pytorch.state_dict(model)) == ["0.bias", "0.weight"]
+    assert pytorch.load(ones(model), model) == ([], [])
+    assert model[1].table.tolist() == table
+
+
 # -- flattened images -------------------------------------------------------------------------------------------------------
 
 

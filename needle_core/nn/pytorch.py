@@ -27,7 +27,7 @@ from needle_core.nn.linear import Linear
 from needle_core.nn.module import Buffer, Module, Parameter
 from needle_core.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
 from needle_core.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from needle_core.nn.transformer import TransformerDecoderLayer, TransformerEncoderLayer
+from needle_core.nn.transformer import PositionalEncoding, TransformerDecoderLayer, TransformerEncoderLayer
 from needle_core.tensor import Tensor
 
 __all__ = ["RULES", "Rule", "load", "save", "state_dict"]
@@ -43,6 +43,7 @@ class Rule:
     `last`: for tensors by name, which axis of PyTorch's is the last one here.
     `names`: {ours: theirs} for tensors or modules in the layer, or a function that makes this of a layer.
     `extra`: what only PyTorch has, by its names: not read, and written with these values.
+    `own`: the tensors that PyTorch does not have, since the constructor computes them: neither read nor written.
     `reads`: the tensors whose first axis counts the features that the layer reads.
     `writes`: the tensors whose last axis counts the features that it writes.
     """
@@ -50,6 +51,7 @@ class Rule:
     last: Mapping[str, int] = field(default_factory=dict)
     names: Names | Callable[[Any], Names] = field(default_factory=dict)
     extra: Mapping[str, Array] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
@@ -78,6 +80,7 @@ RULES: dict[type[Module], Rule] = {
     MultiHeadAttention: Rule(names={"in_proj.weight": "in_proj_weight", "in_proj.bias": "in_proj_bias"}),
     TransformerEncoderLayer: Rule(names={"attention": "self_attn"}),
     TransformerDecoderLayer: Rule(names={"attention": "self_attn", "cross_attention": "multihead_attn"}),
+    PositionalEncoding: Rule(own=("table",)),
 }
 """By layer; what holds for one holds for its subclasses. A layer of your own has a rule by `RULES[Layer] = Rule(...)`."""
 
@@ -244,7 +247,7 @@ def _correspondence(
     for place, module in modules.items():
         rule = rules[place]
         for local, value in module._inside():
-            if isinstance(value, Parameter | Buffer) or local in module._leaves:
+            if (isinstance(value, Parameter | Buffer) or local in module._leaves) and local not in rule.own:
                 images = [(0, reading[place])] if place in reading and local in rule.reads else []
                 images += [(-1, writing[place])] if place in writing and local in rule.writes else []
                 name = _join(prefix, theirs("", _join(place, local)))

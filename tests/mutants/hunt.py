@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from needle_core import nn
 from needle_core.plugins import registry
 from needle_core.testing import CASES, Check
 from needle_core.testing.check import checks_of_backend, checks_of_op
@@ -34,12 +35,14 @@ def optimizer_cases() -> dict[str, OptimizerCase]:
 
 
 def checks_of(subjects: Iterable[str]) -> Iterator[Check]:
-    """All checks of ops and optimizers by name, of "backend" and of "modules"."""
+    """All checks of ops, optimizers and layers by name, of "backend" and of "modules"."""
     for subject in subjects:
         if subject == "backend":
             yield from checks_of_backend()
         elif subject == "modules":
             yield from checks_of_modules()
+        elif hasattr(nn, subject):
+            yield from (check for check in checks_of_modules() if check.id.startswith(f"{subject}/"))
         elif subject in CASES:
             yield from checks_of_op(CASES[subject])
         else:

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+import needle_core as ndl
+from needle_core import nn
+from needle_core.nn import convolution as convolution_layers
 from needle_core.ops import convolution
 from needle_numpy_backend import attention as numpy_attention
 from tests.mutants.planting import Mutant, attribute, kernel
@@ -94,6 +97,29 @@ def _zeros_before(_: Any) -> Any:
     return wrong
 
 
+def _skipping_nan(f: Any) -> Any:
+    return lambda x, **attrs: f(np.where(np.isnan(x), x.dtype.type(-np.inf), x), **attrs)
+
+
+def _whole_for_each_tie(f: Any) -> Any:
+    def wrong(g: Any, x: Any, **attrs: Any) -> Any:
+        return f(g, x + np.arange(x.size, dtype=x.dtype).reshape(x.shape) * np.spacing(np.abs(x).max(initial=1)), **attrs)
+
+    return wrong
+
+
+def _rounded_for_each_channel(f: Any) -> Any:
+    def wrong(x: Any, weight: Any, *, groups: int, **attrs: Any) -> Any:
+        if groups > 1 or x.dtype.itemsize > 2 or not x.shape[-1]:
+            return f(x, weight, groups=groups, **attrs)
+        y = 0
+        for i in range(x.shape[-1]):
+            y = y + f(x[..., i : i + 1], weight[..., i : i + 1], groups=1, **attrs)
+        return y
+
+    return wrong
+
+
 # -- sequences --------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +183,52 @@ def _from_the_first_key(_: Any) -> Any:
 
 def _mask_inverted(f: Any) -> Any:
     return lambda q, k, v, *mask, **attrs: f(q, k, v, *(~m if m.dtype == np.bool_ else m for m in mask), **attrs)
+
+
+def _nan_for_nothing(f: Any) -> Any:
+    def wrong(q: Any, k: Any, v: Any, *mask: Any, causal: bool, scale: float) -> Any:
+        y, ahead = f(q, k, v, *mask, causal=causal, scale=scale), q.shape[-2] - k.shape[-2]
+        if causal and ahead > 0:
+            y[..., :ahead, :] = np.nan
+        return y
+
+    return wrong
+
+
+def _without_cells(f: Any) -> Any:
+    return lambda gy, gc, *operands, **attrs: f(gy, np.zeros_like(gc), *operands, **attrs)
+
+
+def _bias_of_one_step(f: Any) -> Any:
+    def wrong(*operands: Any, **attrs: Any) -> Any:
+        *others, bias = f(*operands, **attrs)
+        return (*others, bias / len(operands[0]))
+
+    return wrong
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------------
+
+
+def _both_forwards(over: Any) -> Any:
+    return lambda self, x, state, reverse=False: over(self, x, state)
+
+
+def _heads_interleaved(_: Any) -> Any:
+    def wrong(self: Any, x: Any, part: int) -> Any:
+        y = x @ self.in_proj.weight + (0 if self.in_proj.bias is None else self.in_proj.bias)
+        y = y[..., part * self.dim : (part + 1) * self.dim]
+        return ndl.permute_dims(y.reshape(*x.shape[:2], self.dim // self.heads, self.heads), axes=(0, 3, 1, 2))
+
+    return wrong
+
+
+def _never_first(beside: Any) -> Any:
+    return lambda self, norm, x, branch: norm(x + self.dropout(branch(x)))
+
+
+def _from_the_second(forward: Any) -> Any:
+    return lambda self, x: x + ndl.roll(self.table, shift=-1, axis=0)[: x.shape[1]]
 
 
 # -- normalisation and tables -----------------------------------------------------------------------------------------------
@@ -249,4 +321,26 @@ MUTANTS = [
            kernel("embedding_grad", _last_row_counts), ("embedding_grad",)),
     Mutant("rows beyond the table", "An index out of bounds is taken for the last row, a negative one for the first.",
            kernel("embedding", _clamped), ("embedding",)),
+    Mutant("nan swallowed by max_pool", "The maximum of a window ignores nan.",
+           kernel("max_pool", _skipping_nan), ("max_pool",)),
+    Mutant("one of several maxima", "Of equals in a window, the last gets the gradient.",
+           kernel("max_pool_grad", _whole_for_each_tie), ("max_pool_grad",)),
+    Mutant("conv accumulates in half precision", "The sum over channels is rounded to float16 after each.",
+           kernel("conv", _rounded_for_each_channel), ("conv",)),
+    Mutant("a query that sees nothing", "With more queries than keys, the first give nan, not 0.",
+           kernel("scaled_dot_product_attention", _nan_for_nothing), ("scaled_dot_product_attention",)),
+    Mutant("gradient of the cells lost", "Nothing comes back through the second result.",
+           kernel("lstm_grad", _without_cells), ("lstm_grad",)),
+    Mutant("gradient of the bias by step", "It is the mean over the steps, not the sum.",
+           kernel("gru_grad", _bias_of_one_step), ("gru_grad",)),
+    Mutant("both directions forwards", "The second direction reads the sequence from its beginning too.",
+           attribute(nn.GRUCell, "over", _both_forwards), ("GRU",)),
+    Mutant("heads interleaved", "A head has every second feature, not half of them in a row.",
+           attribute(nn.MultiHeadAttention, "_heads", _heads_interleaved), ("MultiHeadAttention",)),
+    Mutant("norm_first ignored", "The norm comes behind, whatever was asked for.",
+           attribute(nn.TransformerEncoderLayer, "_beside", _never_first), ("TransformerEncoderLayer",)),
+    Mutant("positions from 1", "The first position has the waves of the second.",
+           attribute(nn.PositionalEncoding, "forward", _from_the_second), ("PositionalEncoding",)),
+    Mutant("channels left last", "What a convolution gives in NCHW is NHWC.",
+           attribute(convolution_layers, "channels_back", lambda _: lambda y, data_format: y), ("Conv1d", "Conv2d")),
 ]  # fmt: skip

@@ -20,7 +20,7 @@ Change: TypeAlias = Callable[[Any], Any]
 class Mutant:
     """A bug: its name, what is wrong in a sentence, the way to plant it, and what is then checked, on `device`.
 
-    `subjects` are names of ops and optimizers, "backend" for transfers and the like, and "modules".
+    `subjects` are names of ops, optimizers and layers, "backend" for transfers and the like, and "modules" for all modules.
     """
 
     name: str
