@@ -157,6 +157,7 @@ def _of(case: Case, sample: Sample, arrays: Sequence[Array], chosen: Sequence[in
 
 
 def _subsets(items: Sequence[int]) -> Iterator[list[int]]:
-    """All non-empty ones."""
-    for n in range(1, len(items) + 1):
+    """All non-empty ones; of more than five, those of one, of all but one, and of all: ten would make 1023."""
+    sizes = range(1, len(items) + 1) if len(items) <= 5 else (1, len(items) - 1, len(items))
+    for n in sizes:
         yield from map(list, itertools.combinations(items, n))
