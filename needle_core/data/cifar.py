@@ -81,6 +81,7 @@ def _from_records(path: Path, content: bytes) -> tuple[Bytes, list[int]]:
 def _from_pickle(path: Path, content: bytes) -> tuple[Bytes, list[Any]]:
     expected = f"a pickled dict of data, uint8[n, {_PIXELS}], and of n labels"
     try:
+        _check_memory(content)
         made = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as cause:  # of any kind, as pickle's documentation warns: content is bytes from anywhere
         mismatch(path, "not a file of CIFAR-10", f"{type(cause).__name__}: {cause}", expected, cause=cause)
@@ -130,6 +131,16 @@ _STAND_INS: Final = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
 }
+
+
+def _check_memory(content: bytes) -> None:
+    """Refuse the instructions with which a few bytes take gigabytes: places in the memo are reserved up to the highest number
+    that is named, and bytearrays at the length that is claimed."""
+    from pickletools import genops  # here, for it takes 5 ms to import
+
+    for n, (opcode, argument, _) in enumerate(genops(content)):
+        if opcode.name == "BYTEARRAY8" or (opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= (argument or 0) <= n):
+            raise pickle.UnpicklingError(f"instruction {n} is {opcode.name} {brief(argument)}")
 
 
 class _Unpickler(pickle.Unpickler):
