@@ -83,7 +83,9 @@ def test_failures_are_told_smallest_first_with_the_line_that_repeats_them(confor
     assert first.startswith("failed: twice/forward/(3)/")
     like = int(first.partition(" (and ")[2].removesuffix(" like it)"))
     repeats = lines[lines.index(first) + 2 :][: like + 1]  # one for each
-    assert all(re.fullmatch(r"  needle conform twice --case '?twice/forward/.*--seed 4 --quick --device numpy", r) for r in repeats)
+    assert all(
+        re.fullmatch(r"  needle conform twice --case '?twice/forward/.*--seed 4 --quick --device numpy", r) for r in repeats
+    )
     assert len(set(repeats)) == like + 1 > 1
     assert lines[-1].split(" checks failed")[0].split(" of ") == [cells(result)["all"][2], cells(result)["all"][0]]
 

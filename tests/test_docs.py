@@ -106,7 +106,9 @@ class Reader:
         )
 
 
-@pytest.mark.parametrize("guide", ["write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "interchange.md", "environment.md"])
+@pytest.mark.parametrize(
+    "guide", ["write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "interchange.md", "environment.md"]
+)
 def test_the_guide_holds(guide: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     for block in blocks(guide):

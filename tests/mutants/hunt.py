@@ -35,16 +35,14 @@ def optimizer_cases() -> dict[str, OptimizerCase]:
 
 
 def checks_of(subjects: Iterable[str]) -> Iterator[Check]:
-    """All checks of ops, optimizers and layers by name, of "backend" and of "modules"."""
+    """All checks of ops, optimizers and layers by name, of "backend", and of "modules": what all modules have in common."""
     for subject in subjects:
         if subject == "backend":
             yield from checks_of_backend()
-        elif subject == "modules":
-            yield from checks_of_modules()
-        elif hasattr(nn, subject):
-            yield from (check for check in checks_of_modules() if check.id.startswith(f"{subject}/"))
         elif subject in CASES:
             yield from checks_of_op(CASES[subject])
+        elif subject == "modules" or hasattr(nn, subject):
+            yield from (check for check in checks_of_modules() if check.id.startswith(f"{subject}/"))
         else:
             yield from checks_of_optimizer(optimizer_cases()[subject])
 

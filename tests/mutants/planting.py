@@ -20,7 +20,8 @@ Change: TypeAlias = Callable[[Any], Any]
 class Mutant:
     """A bug: its name, what is wrong in a sentence, the way to plant it, and what is then checked, on `device`.
 
-    `subjects` are names of ops, optimizers and layers, "backend" for transfers and the like, and "modules" for all modules.
+    `subjects` are names of ops, optimizers and layers, "backend" for transfers and the like, and "modules" for what all modules
+    have in common.
     """
 
     name: str
