@@ -10,6 +10,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core.errors import ShapeError
+from needle_core.op import KERNELS
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 STATES = {"rnn": 1, "lstm": 2, "gru": 1}
@@ -98,6 +99,10 @@ def test_the_kernels_of_a_long_sequence_agree_with_the_body(op: str) -> None:
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.skipif(
+    ("lstm", ndl.default_device().backend.name) not in KERNELS,
+    reason="a body rounds after every op, a kernel after every state",
+)
 def test_half_precision_is_rounded_once_a_state() -> None:
     """Float16 states are within two roundings of those in float64, after 50 steps: what is handed on is not rounded."""
     wide = operands("lstm", 50, 4, 8, 8, scale=0.3)
