@@ -27,6 +27,7 @@ def test_backward_releases_what_only_the_graph_held() -> None:
     before = live_tensors()
     y = trained(x)
     assert live_tensors() == before + 2  # y and x.grad
+    assert y.item() == 30
 
 
 DEPTH = 50_000
