@@ -52,12 +52,11 @@ forms = pytest.mark.parametrize("form", FORMS)
 
 
 def write(folder: Path, form: str) -> Path:
-    """Six files, each with one image more than the one before, the last with two."""
+    """Six files of three images, each beginning with the last of the one before."""
     suffix, encoded = FORMS[form]
     folder.mkdir(parents=True)
     for n, name in enumerate(NAMES):
-        count = 2 if name == "test_batch" else n % 3 + 1
-        (folder / f"{name}{suffix}").write_bytes(encoded(IMAGES[:count], LABELS[:count]))
+        (folder / f"{name}{suffix}").write_bytes(encoded(np.roll(IMAGES, n, axis=0), LABELS[-n % 3 :] + LABELS[: -n % 3]))
     return folder
 
 
@@ -93,13 +92,23 @@ def test_cifar10_is_read_where_python_3_pickled_it_again(tmp_path: Path, protoco
 @pytest.mark.parametrize(("data_format", "axes"), [("NHWC", (0, 2, 3, 1)), ("NCHW", (0, 1, 2, 3))])
 def test_cifar10_is_five_files_and_one(tmp_path: Path, form: str, data_format: str, axes: tuple[int, ...]) -> None:
     train, test = cifar10(write(tmp_path / "here", form), data_format=data_format)
-    counts = [1, 2, 3, 1, 2]
     x, y = train[:]
     assert (x.dtype, y.dtype) == (np.float32, np.int64)
-    expected = np.concatenate([IMAGES[:n] for n in counts]).transpose(axes)
+    expected = np.concatenate([IMAGES[[-n % 3, (1 - n) % 3, (2 - n) % 3]] for n in range(5)]).transpose(axes)
     np.testing.assert_array_equal(x, expected.astype(np.float32) / np.float32(255))
-    assert y.tolist() == [label for n in counts for label in LABELS[:n]]
-    assert test[:][1].tolist() == LABELS[:2]
+    assert y.tolist() == [6, 9, 0, 0, 6, 9, 9, 0, 6, 6, 9, 0, 0, 6, 9]
+    assert test[:][1].tolist() == [9, 0, 6]
+
+
+@pytest.mark.parametrize("name", ["data_batch_2", "test_batch"])
+def test_cifar10_that_is_cut_between_two_images_names_the_file(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / "here", "bin") / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[:-3073])
+    with pytest.raises(DataError) as raised:
+        cifar10(tmp_path / "here")
+    assert str(raised.value) == (
+        f"{file}: truncated CIFAR-10 file\n  found: 2 images\n  expected: 3, as another of the six files has"
+    )
 
 
 # -- where they are looked for ------------------------------------------------------------------------------------------
@@ -109,7 +118,7 @@ def test_cifar10_is_five_files_and_one(tmp_path: Path, form: str, data_format: s
 def test_cifar10_is_found_in_the_folder_of_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     write(tmp_path / f"cifar-10-batches-{form}", form)
     monkeypatch.setenv("NEEDLE_DATA", str(tmp_path))
-    assert len(cifar10()[0]) == 9
+    assert len(cifar10()[0]) == 15
 
 
 def test_cifar10_says_how_to_get_it() -> None:

@@ -46,7 +46,12 @@ def cifar10(directory: str | os.PathLike[str] | None = None, *, data_format: str
         directory,
         hint="unpack cifar-10-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, and name the folder with NEEDLE_DATA",
     )
-    *train, test = (read_cifar10(file) for file in files)
+    parts = [read_cifar10(file) for file in files]
+    most = max(len(labels) for _, labels in parts)
+    for file, (_, labels) in zip(files, parts, strict=True):
+        if len(labels) < most:  # cut between two records
+            mismatch(file, "truncated CIFAR-10 file", f"{len(labels)} images", f"{most}, as another of the six files has")
+    *train, test = parts
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     return image_dataset(images, labels, data_format=data_format), image_dataset(*test, data_format=data_format)
 
