@@ -43,6 +43,7 @@ from needle_core import random
 from needle_core.random import Generator, manual_seed
 from needle_core import nn, optim
 from needle_core.nn import init
+from needle_core.graph.compiled import Compiled, compile
 
 if TYPE_CHECKING:
     from needle_core import checkpoint, data
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Backend", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_",
-    "checkpoint", "composite", "data", "default_device", "device", "enable_grad", "errors", "fallbacks", "float16",
+    "Backend", "Compiled", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_",
+    "checkpoint", "compile", "composite", "data", "default_device", "device", "enable_grad", "errors", "fallbacks", "float16",
     "float32", "float64", "from_dlpack", "grad", "init", "int32", "int64", "manual_seed", "nn", "no_grad", "ops", "optim",
     "primitive", "promote", "random", "set_default_device", "tree", "uint8", "value_and_grad", "vjp"
 ]  # fmt: skip

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.record import Node, mode, order
+from needle_core.record import Ended, Node, mode, order
 from needle_core.spec import Spec
-from needle_core.tensor import Tensor, constant, tensor_of
+from needle_core.tensor import Tensor, buffer_of, constant, tensor_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,11 +84,12 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
     before, mode.grad = mode.grad, False
     try:
         for leaf, g in _pull([y], [gradient], None, 0, retain_graph=retain_graph):
-            if leaf.grad is not None and leaf.grad.spec is not leaf.spec:
+            before_it = leaf.grad
+            if before_it is not None and before_it.spec is not leaf.spec:
                 raise GradientError(
-                    "backward: a leaf has a gradient that is not like it", details={"leaf": leaf.spec, "grad": leaf.grad.spec}
+                    "backward: a leaf has a gradient that is not like it", details={"leaf": leaf.spec, "grad": before_it.spec}
                 )
-            leaf.grad = tensor_of(g.spec, g.buffer) if leaf.grad is None else leaf.grad + g
+            leaf.grad = tensor_of(g.spec, buffer_of(g)) if before_it is None else before_it + g
     finally:
         mode.grad = before
 
@@ -201,7 +202,7 @@ def _alias(x: Tensor) -> Tensor:
     """A tensor of the same value to differentiate by: x may occur elsewhere in the function. It leads back to x's own graph."""
     if x.tracked and mode.grad:
         return +x
-    t = tensor_of(x.spec, x.buffer)
+    t = tensor_of(x.spec, buffer_of(x))
     t.tracked = True
     return t
 
@@ -293,6 +294,12 @@ def _reachable(outputs: Sequence[Tensor], start: int) -> dict[Node, Tensor]:
             continue
         found[node] = t
         if node.inputs is None:
+            if isinstance(node, Ended):
+                raise GradientError(
+                    "a compiled function has returned this tensor, and its graph stayed inside",
+                    details={"tensor": t.spec},
+                    hint="call backward() in the compiled function",
+                )
             raise GradientError(
                 "the graph behind this tensor has been freed by an earlier backward()",
                 details={"op": node.op.name, "output": node.spec},
@@ -329,7 +336,7 @@ def _joint(node: Node, g: Any, y: Any, values: tuple[Tensor, ...], needed: list[
 
 def _as_it_was(t: Tensor, buffer: Any) -> Tensor:
     """`t` with the value that it had when its buffer was `buffer`."""
-    if t.buffer is buffer:
+    if buffer_of(t) is buffer:
         return t
     then = tensor_of(t.spec, buffer)
     if t.tracked:  # gradients of gradients still lead to the tensor itself

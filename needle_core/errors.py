@@ -117,5 +117,9 @@ class DataError(NeedleError, ValueError):
     """A data file that is missing, truncated or not what it claims to be."""
 
 
+class CompileError(NeedleError, RuntimeError):
+    """A function that cannot be compiled, or a value of a captured computation that was used outside of it."""
+
+
 class PluginError(NeedleError, ImportError):
     """A plugin failed to load, or does not keep what its entry points promise; the cause is chained."""

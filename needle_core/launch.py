@@ -15,9 +15,9 @@ import numpy as np
 
 import needle_core as ndl  # the ops, which need this first
 from needle_core.errors import BoundsError, KernelError, NeedleError, brief
-from needle_core.record import Node, mode
+from needle_core.record import Node, Symbol, mode
 from needle_core.spec import DEFAULT, MEET, Spec
-from needle_core.tensor import Tensor, constant, tensor_of
+from needle_core.tensor import Tensor, buffer_of, constant, leaked, tensor_of
 
 if TYPE_CHECKING:
     from needle_core.op import Op
@@ -94,7 +94,7 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
             result = body(*args, **attrs)
             _require_promised(op, result, spec, args)
             return own(result, args)
-        buffers = (*map(_buffer_of, args),)
+        buffers = (*map(buffer_of, args),)
         mode.grad = False
         try:
             result = body(*args, **attrs)
@@ -102,11 +102,29 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
             mode.grad = True
         _require_promised(op, result, spec, args)
         if isinstance(spec, tuple):
-            return record_many(op, args, buffers, tuple(map(_buffer_of, result)), spec, attrs)
-        y = tensor_of(spec, result.buffer)
+            return record_many(op, args, buffers, tuple(map(buffer_of, result)), spec, attrs)
+        y = tensor_of(spec, buffer_of(result))
         if spec.dtype.is_floating:
             y.node = Node(op, args, buffers, attrs, spec)
             y.tracked = True
+        return y
+
+    return run
+
+
+def write_down(op: Op[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+    """Instead of running a kernel, make a node of the graph that this thread captures. Gradients are recorded as always."""
+
+    def run(*args: Tensor) -> Any:
+        trace = mode.trace
+        assert trace is not None
+        values = tuple(map(trace.read, args))
+        made = trace.add(op, values, attrs, spec)
+        if isinstance(spec, tuple):
+            return record_many(op, args, values, made, spec, attrs)
+        y = tensor_of(spec, made[0])
+        if mode.grad and spec.dtype.is_floating and any(a.tracked for a in args):
+            y.node, y.tracked = Node(op, args, values, attrs, spec), True
         return y
 
     return run
@@ -152,6 +170,8 @@ def record_many(
 
 def fail(op: Op[..., Any], cause: Exception, args: tuple[Any, ...]) -> NoReturn:
     """Raise the error for an exception of a kernel."""
+    if stray := [a for a in args if isinstance(a, Tensor) and isinstance(a.buffer, Symbol)]:
+        raise leaked(stray[0]).located(op.name, op.describe(args)) from cause
     if isinstance(cause, NeedleError):
         raise cause.located(op.name, op.describe(args))
     if isinstance(cause, IndexError) and any(isinstance(a, Tensor) and a.spec.dtype.is_integer for a in args):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, update_wrapper
 from operator import attrgetter
 from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
@@ -24,7 +26,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_two
+from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_two, write_down
 from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -44,6 +46,10 @@ KERNELS: dict[tuple[str, str], Kernel] = {}
 
 lock = threading.RLock()
 """Held while plugins are activated and backends opened. Whoever comes there with a lock of its own held must use this one."""
+
+_made: weakref.WeakSet[Op[..., Any]] = weakref.WeakSet()
+_memory = threading.Lock()  # held while ops remember what to run
+_tracing = False  # a thread captures a graph: no op remembers a kernel meanwhile, and each call takes the long way
 
 MEMO_LIMIT = 4096  # combinations an op remembers; shapes that never repeat must not fill the memory
 
@@ -78,6 +84,8 @@ class Op(Generic[P, R]):
         self._singles: dict[Spec, Run] = {}  # for `of_one`: what `_runs` has for one operand without attributes
         self.of_one = of_one(self, self._singles)
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
+        self._traced: dict[Any, Run] = {}  # as `_runs`, for calls that are written down instead of computed
+        _made.add(self)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -146,6 +154,8 @@ class Op(Generic[P, R]):
             args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
             if all(isinstance(a, Tensor) for a in args):
                 return self(*args, **attrs)
+        if mode.trace is not None:
+            return self._write_down(args, attrs)
         try:
             self._check_arguments(args, attrs)
             tensors = self._lift(args)
@@ -160,13 +170,34 @@ class Op(Generic[P, R]):
                 self.forget()
             if any(a.__class__ in DEFAULT for a in args) and all(isinstance(a, Tensor) or a.__class__ in DEFAULT for a in args):
                 self._weak[kinds] = [s.dtype for s in specs]
-            self._runs[_key(specs, attrs)] = run
-            if len(specs) == 1 and not attrs:
-                self._singles[specs[0]] = run
+            with _memory:
+                if not _tracing:
+                    self._runs[_key(specs, attrs)] = run
+                    if len(specs) == 1 and not attrs:
+                        self._singles[specs[0]] = run
         result = run(*tensors)
         for y in result if isinstance(result, tuple) else (result,):
             self._check_result(y)
         return result
+
+    def _write_down(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        """`_meet` in a thread that captures: what the call gives is not computed but written down."""
+        try:
+            key = _key((*map(_spec_of, args),), attrs)
+            run = self._traced.get(key)
+        except (AttributeError, TypeError):
+            run = None
+        if run is None:
+            try:
+                self._check_arguments(args, attrs)
+                args = self._lift(args)
+                specs = (*map(_spec_of, args),)
+                run = self._bind(specs, attrs)
+            except NeedleError as error:
+                raise error.located(self.name, self.describe(args)) from error.__cause__
+            if all(map(_is_key, attrs.values())) and len(self._traced) < MEMO_LIMIT:
+                self._traced[_key(specs, attrs)] = run
+        return run(*args)
 
     def _check_result(self, y: Tensor) -> None:
         """Refuse what a kernel returned if it is not what the door said; done for the first call of a combination."""
@@ -240,23 +271,45 @@ class Op(Generic[P, R]):
 
     def _runner(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], canonical: dict[str, Any]) -> Run:
         """What to run where the door has given this output and these canonical attributes."""
-        outputs = spec if isinstance(spec, tuple) else (spec,)
-        backend = outputs[0].device.backend
+        if mode.trace is not None:
+            if self.body is None or self._kernel(spec) is not None:
+                return write_down(self, spec, canonical)
+            return launch_body(self, self.body, spec, canonical)
+        bound = self.bound(specs, spec, canonical)
+        if bound is None:
+            assert self.body is not None
+            return launch_body(self, self.body, spec, canonical)
+        if len(specs) == 2 and not canonical and not isinstance(spec, tuple):
+            with _memory:
+                if not _tracing:
+                    self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
+        return launch(self, bound, spec, canonical)
+
+    def _kernel(self, spec: Spec | tuple[Spec, ...]) -> Kernel | None:
+        """The kernel for this output, if its backend has one."""
+        backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
         if (self.name, backend.name) not in KERNELS and OPS.get(self.name) is not self:
             from needle_core.plugins import registry
 
             registry.activate_home(self)  # it was imported from its plugin instead of found by name
-        kernel = KERNELS.get((self.name, backend.name))
-        if kernel is not None:
-            bound = backend.bind(kernel, canonical, specs, spec)
-            if len(specs) == 2 and not canonical and not isinstance(spec, tuple):
-                self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
-            return launch(self, bound, spec, canonical)
-        if self.body is None:
-            from needle_core.fallback import host_kernel
+        return KERNELS.get((self.name, backend.name))
 
-            return launch(self, host_kernel(self.name, canonical, specs, spec), spec, canonical)
-        return launch_body(self, self.body, spec, canonical)
+    def bound(
+        self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], attrs: Mapping[str, Any]
+    ) -> Callable[..., Any] | None:
+        """The kernel for these operands, bound to its canonical attributes; None for a composite that runs through its body.
+
+        Raises MissingKernelError for a primitive without a kernel, unless NEEDLE_FALLBACK lets the host compute it.
+        """
+        kernel = self._kernel(spec)
+        if kernel is not None:
+            backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
+            return backend.bind(kernel, attrs, specs, spec)
+        if self.body is not None:
+            return None
+        from needle_core.fallback import host_kernel
+
+        return host_kernel(self.name, attrs, specs, spec)
 
     def run_body(self, *tensors: Tensor, **attrs: Any) -> Any:
         """What the body of a composite gives, also where a backend has a kernel for it."""
@@ -268,7 +321,7 @@ class Op(Generic[P, R]):
 
     def forget(self) -> None:
         """Ask doors and kernels anew from now on."""
-        for memo in (self._runs, self._singles, self._pairs, self._weak):
+        for memo in (self._runs, self._singles, self._pairs, self._weak, self._traced):
             memo.clear()
 
     def describe(self, args: tuple[Any, ...]) -> dict[str, object]:
@@ -303,6 +356,28 @@ class Op(Generic[P, R]):
 
             return pull_through(self.body, g, inputs, attrs, needed)
         raise MissingGradientError("no gradient rule", hint=f"{self.name}.vjp(...) gives one rule for each operand")
+
+
+@contextmanager
+def nothing_remembered() -> Iterator[None]:
+    """While a thread captures, no op knows a kernel by heart, so that every call comes to `_meet`, which asks for the trace.
+
+    This is what keeps the short ways of eager calls free of a question. Other threads go on, more slowly.
+    """
+    global _tracing
+    with lock:  # one at a time
+        with _memory:
+            _tracing = True
+            kept = [(memo, dict(memo)) for op in list(_made) for memo in (op._runs, op._singles, op._pairs) if memo]
+            for memo, _ in kept:
+                memo.clear()
+        try:
+            yield
+        finally:
+            with _memory:
+                _tracing = False
+                for memo, known in kept:
+                    memo.update(known)
 
 
 def primitive(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:

@@ -30,7 +30,7 @@ from needle_core.ops import add, astype
 from needle_core.record import mode
 from needle_core.schedules import Constant, CosineDecay, Schedule, StepDecay, Warmup, require_within
 from needle_core.spec import DType, Spec, float32, float64
-from needle_core.tensor import Number, Tensor
+from needle_core.tensor import Number, Tensor, buffer_of
 
 __all__ = [
     "Optimizer", "Group", "Hyper", "State", "Params", "require_within",
@@ -116,9 +116,13 @@ class Optimizer(ABC):
                 if new.spec is not old.spec:
                     details = {"old": old.spec, "new": new.spec}
                     raise _misfit(old.spec, new.spec)("update gives a value that is not like the old", details=details)
-            buffers = [new.buffer for _, new in changes]  # as they are now: a new value may itself be an old one
+            buffers = [buffer_of(new) for _, new in changes]  # as they are now: a new value may itself be an old one
+            trace = mode.trace
             for (old, _), buffer in zip(changes, buffers):  # noqa: B905  # strict costs more than an assignment
-                old.buffer = buffer
+                if trace is None:
+                    old.buffer = buffer
+                else:
+                    trace.assign(old, buffer)
         except Exception as error:
             self._sign(error)
             raise
@@ -258,6 +262,8 @@ class Group:
 
     def rounded(self, rate: Tensor, dtype: DType) -> Tensor:
         """The learning rate `rate` in another dtype, kept as long as it stays: a cast takes as long as a parameter's update."""
+        if mode.trace is not None:
+            return astype(rate, dtype=dtype)
         source, result = self._rounded
         if result is None or source is not rate.buffer or result.spec.dtype is not dtype:
             result = astype(rate, dtype=dtype)

@@ -14,6 +14,7 @@ from needle_core.backend import DeviceLike, default_device, device as find_devic
 from needle_core.doors import normalize_integer
 from needle_core.errors import ArgumentError, DtypeError, brief
 from needle_core.ops import argsort, less, random_bits, random_normal, random_uniform
+from needle_core.record import mode
 from needle_core.spec import Device, DType, DTypeLike, dtype as to_dtype, float32, int64
 from needle_core.tensor import Tensor
 
@@ -91,8 +92,12 @@ def default_generator(device: DeviceLike | None = None) -> Generator:
     """
     where = default_device() if device is None else find_device(device)
     if where not in _generators:
-        _generators[where] = Generator(0, device=where)
-        _generators[where].state.data = _default_state()
+        trace, mode.trace = mode.trace, None  # it outlives the function that is captured
+        try:
+            _generators[where] = Generator(0, device=where)
+            _generators[where].state.data = _default_state()
+        finally:
+            mode.trace = trace
     return _generators[where]
 
 

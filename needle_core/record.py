@@ -1,4 +1,4 @@
-"""What is recorded of a computation: nodes, whether this thread makes them, and the order of events."""
+"""What is recorded of a computation: nodes, whether this thread makes them or a graph instead, and the order of events."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from needle_core.graph.capture import Trace
     from needle_core.op import Op
     from needle_core.tensor import Tensor
 
@@ -17,12 +18,32 @@ order = itertools.count(1)
 
 
 class Mode(threading.local):
-    """How ops behave in this thread: `grad` says whether they are recorded for differentiation."""
+    """How ops behave in this thread.
+
+    `grad` says whether they are recorded for differentiation. `trace` is what writes them down where nothing is computed,
+    while `ndl.compile` captures a function.
+    """
 
     grad = True
+    trace: Trace | None = None
 
 
 mode = Mode()
+
+
+class Ended:
+    """In place of the node of a tensor that a compiled function has returned: its graph stayed inside."""
+
+    __slots__ = ()
+    order = 0
+    outputs = None
+    inputs = None
+
+
+class Symbol:
+    """What a tensor has for a buffer while it is written down and not computed: the values of graphs."""
+
+    __slots__ = ()
 
 
 class Node:

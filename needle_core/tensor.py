@@ -16,7 +16,8 @@ import numpy.typing as npt
 import needle_core as ndl  # the ops that the operators stand for: they need Tensor first, so they are looked up when called
 from needle_core import dlpack
 from needle_core.convert import as_array, check_dtype, dtypes_in, zero_dimensional
-from needle_core.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError, brief
+from needle_core.errors import ArgumentError, CompileError, DeviceError, DtypeError, GradientError, ShapeError, brief
+from needle_core.record import Symbol, mode
 from needle_core.spec import DEFAULT, DTYPES, MEET, Device, DType, DTypeLike, Spec, promote
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Tensor:
     Raises: DtypeError for a dtype that Needle does not have or that cannot be differentiated.
     """
 
-    __slots__ = ("__weakref__", "buffer", "grad", "index", "node", "spec", "tracked")
+    __slots__ = ("__weakref__", "_grad", "buffer", "index", "node", "spec", "tracked")
     __array_ufunc__ = None  # ndarray + Tensor is Tensor.__radd__
 
     spec: Spec
@@ -44,7 +45,7 @@ class Tensor:
     node: Node | None  # what made it, if it is differentiable and not a leaf
     index: int  # which of the node's outputs it is
     tracked: bool  # a gradient flows through it
-    grad: Tensor | None
+    _grad: Tensor | type[NotKept] | None
 
     def __init__(
         self,
@@ -58,12 +59,13 @@ class Tensor:
         if isinstance(data, Tensor):
             source = data.detach() if device is None else data.detach().to(where)
             source = source if dtype is None else source.astype(dtype)
-            self.spec, self.buffer = source.spec, source.buffer
+            self.spec, self.buffer = source.spec, buffer_of(source)
         else:
             array = as_array(data, dtype)
             self.spec = Spec.of(array.shape, DTYPES[array.dtype.name], where)
-            self.buffer = where.backend.from_numpy(array, where)
-        self.node, self.index, self.grad, self.tracked = None, 0, None, False
+            buffer = where.backend.from_numpy(array, where)
+            self.buffer = buffer if mode.trace is None else mode.trace.constant(self.spec, buffer)
+        self.node, self.index, self._grad, self.tracked = None, 0, None, False
         self.requires_grad = requires_grad
 
     # -- what it is -----------------------------------------------------------------------------------------------------
@@ -108,6 +110,8 @@ class Tensor:
 
     def __repr__(self) -> str:
         name = type(self).__name__
+        if isinstance(self.buffer, Symbol) or mode.trace is not None:
+            return f"{name}(captured, {self.spec})"
         values = np.array2string(self.numpy(), separator=", ", prefix=f"{name}(", threshold=200, edgeitems=3)
         tail = ", requires_grad=True" if self.tracked else ""
         return f"{name}({values}, {self.spec}{tail})"
@@ -131,7 +135,7 @@ class Tensor:
     @property
     def data(self) -> Tensor:
         """This value without its graph. Assigning puts a value of the same spec in its place; no graph comes with it."""
-        return tensor_of(self.spec, self.buffer)
+        return tensor_of(self.spec, buffer_of(self))
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -141,7 +145,10 @@ class Tensor:
             raise kind("data: the new value does not fit in the place of the old", details={"old": self.spec, "new": new.spec})
         if self.node is not None:
             raise GradientError("data: the result of an op takes no new value", hint="x.detach() is free of the graph")
-        self.buffer = new.buffer
+        if mode.trace is None:
+            self.buffer = new.buffer
+        else:
+            mode.trace.assign(self, mode.trace.read(new))
 
     def _take(self, value: Any) -> Tensor:
         """A tensor of numbers or arrays that are to be this one's value: floats may be rounded, but not cut to integers."""
@@ -152,11 +159,16 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same value, sharing its buffer, outside of any graph."""
-        return tensor_of(self.spec, self.buffer)
+        return tensor_of(self.spec, buffer_of(self))
 
     def numpy(self) -> npt.NDArray[Any]:
         """The values as a NumPy array: read-only, and without a copy where the memory is the host's."""
-        view = self.spec.device.backend.to_numpy(self.buffer).view()
+        buffer = self.buffer
+        if mode.trace is not None:
+            buffer = mode.trace.known(self)
+        elif isinstance(buffer, Symbol):
+            raise leaked(self)
+        view = self.spec.device.backend.to_numpy(buffer).view()
         view.flags.writeable = False
         return view
 
@@ -210,11 +222,28 @@ class Tensor:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A leaf with the same value, which shares the buffer: buffers are never written."""
         copy = object.__new__(type(self))
-        copy.spec, copy.buffer, copy.node, copy.index, copy.grad = self.spec, self.buffer, None, 0, None
+        copy.spec, copy.buffer, copy.node, copy.index, copy._grad = self.spec, buffer_of(self), None, 0, None
         copy.tracked = self.tracked and self.is_leaf
         return copy
 
     # -- gradients ------------------------------------------------------------------------------------------------------
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What `backward` has left here: a tensor like this one, or None."""
+        if mode.trace is not None:
+            return mode.trace.gradient(self)
+        g = self._grad
+        if g is NotKept:
+            raise not_kept(self)
+        return g  # type: ignore[return-value]
+
+    @grad.setter
+    def grad(self, g: Tensor | None) -> None:
+        if mode.trace is None:
+            self._grad = g
+        else:
+            mode.trace.set_gradient(self, g)
 
     def backward(self, gradient: Tensor | None = None, *, retain_graph: bool = False) -> None:
         """Add the gradient of this tensor to `grad` of every leaf that requires one, and free the graph behind it.
@@ -402,7 +431,7 @@ def tensor_of(spec: Spec, buffer: Any) -> Tensor:
     t.buffer = buffer
     t.node = None
     t.index = 0
-    t.grad = None
+    t._grad = None
     t.tracked = False
     return t
 
@@ -422,7 +451,7 @@ def constant(number: Number, dtype: DType, device: Device | None) -> Tensor:
         if len(where.constants) >= 1024:  # numbers that change at every step must not fill the memory
             where.constants.clear()
         where.constants[key] = kept
-    return kept
+    return kept if mode.trace is None else mode.trace.number(kept, number)
 
 
 def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor:
@@ -435,7 +464,35 @@ def from_dlpack(source: Any, /, *, device: Device | str | None = None) -> Tensor
         raise ArgumentError(f"from_dlpack: {brief(source)} has no __dlpack__")
     array = dlpack.imported(source)
     check_dtype(array)
-    return tensor_of(Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where))
+    spec, buffer = Spec.of(array.shape, DTYPES[array.dtype.name], where), where.backend.from_numpy(array, where)
+    return tensor_of(spec, buffer if mode.trace is None else mode.trace.constant(spec, buffer))
+
+
+def buffer_of(t: Tensor) -> Any:
+    """The buffer of `t`, or what stands for it in the graph that this thread captures."""
+    return t.buffer if mode.trace is None else mode.trace.read(t)
+
+
+def leaked(t: Tensor) -> CompileError:
+    """The error for a tensor of a captured computation that is used outside of it."""
+    return CompileError(
+        "this tensor belongs to a captured computation and has no numbers",
+        details={"tensor": t.spec, "made by": t.buffer},
+        hint="return it from the compiled function, or assign it to the data of a tensor made before",
+    )
+
+
+class NotKept:
+    """In place of a gradient that a compiled step has made and not kept."""
+
+
+def not_kept(t: Tensor) -> GradientError:
+    """The error for a gradient that is `NotKept`."""
+    return GradientError(
+        "grad: the compiled step that made this gradient did not keep it",
+        details={"tensor": t.spec},
+        hint="ndl.compile(step, keep_grads=True)",
+    )
 
 
 _new: Callable[[type[Tensor]], Tensor] = object.__new__
@@ -477,5 +534,5 @@ def _spread(args: tuple[Any, ...]) -> Any:
 def _restore(kind: type[Tensor], array: npt.NDArray[Any], device: Device, requires_grad: bool) -> Tensor:
     source = Tensor(array, device=device)
     t = object.__new__(kind)
-    t.spec, t.buffer, t.node, t.index, t.grad, t.tracked = source.spec, source.buffer, None, 0, None, requires_grad
+    t.spec, t.buffer, t.node, t.index, t._grad, t.tracked = source.spec, source.buffer, None, 0, None, requires_grad
     return t

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 import needle_core.op as engine
 from needle_core import fallback
+from needle_core.autograd import no_grad
 from needle_core.backend import default_device
-from needle_core.errors import DeviceError, MissingGradientError, MissingKernelError, NeedleError
-from needle_core.launch import fail, in_class, record_many
+from needle_core.errors import CompileError, DeviceError, MissingGradientError, MissingKernelError, NeedleError
+from needle_core.launch import fail, in_class, record_many, write_down
 from needle_core.op import Op, operands
 from needle_core.record import Node, mode
-from needle_core.tensor import Tensor
+from needle_core.spec import Spec
+from needle_core.tensor import Tensor, tensor_of
 
 
 class TensorOp(Op[..., Any]):
@@ -38,7 +40,7 @@ class TensorOp(Op[..., Any]):
         self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
         self.operands = operands(cls.compute)[1:]  # without self
         self.rules = self.joint = None
-        self._runs, self._singles, self._pairs, self._weak = {}, {}, {}, {}
+        self._runs, self._singles, self._pairs, self._weak, self._traced = {}, {}, {}, {}, {}
         self.of_one = self.of_two = self
         return self
 
@@ -75,6 +77,8 @@ class TensorOp(Op[..., Any]):
                 )
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
+        if mode.trace is not None:
+            return self._write_down(tensors)
         buffers = tuple(t.buffer for t in tensors)
         views = [t.numpy() for t in tensors]  # read-only
         try:
@@ -92,6 +96,33 @@ class TensorOp(Op[..., Any]):
         if mode.grad and result.spec.dtype.is_floating and any(t.tracked for t in tensors):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result
+
+    def _write_down(self, tensors: tuple[Tensor, ...]) -> Any:
+        """Make a node of the graph that is captured. What it gives is known only by trying: `compute` runs on ones."""
+        trace, mode.trace = mode.trace, None
+        try:
+            result = self(*(Tensor(np.ones(t.shape, t.dtype.numpy), device=t.device) for t in tensors))
+        finally:
+            mode.trace = trace
+        several = isinstance(result, tuple)
+        spec = tuple(y.spec for y in result) if several else result.spec
+        run = write_down(self, spec, {})
+        return in_class(type(result), run)(*tensors) if several else run(*tensors)
+
+    def bound(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], attrs: Mapping[str, Any]) -> Callable[..., Any]:
+        def kernel(*buffers: Any) -> Any:
+            with no_grad():
+                result = self(*map(tensor_of, specs, buffers))
+            found = tuple(y.spec for y in result) if isinstance(result, tuple) else result.spec
+            if found != spec:
+                raise CompileError(
+                    "compute gave another shape or dtype than for ones, which is what the compiled function was made for",
+                    details={"expected": spec, "found": found},
+                    hint=f"call {self.name} outside of the compiled function",
+                )
+            return tuple(y.buffer for y in result) if isinstance(result, tuple) else result.buffer
+
+        return kernel
 
     def blame(self, args: tuple[Any, ...]) -> dict[str, object]:
         from needle_core.plugins import registry

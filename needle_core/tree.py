@@ -30,24 +30,27 @@ class Structure(NamedTuple):
 LEAF = Structure(None)
 
 
-def flatten(value: Any) -> tuple[list[Any], Structure]:
-    """The leaves of a tree, from left to right, and its structure."""
+def flatten(value: Any, *, whole: type | tuple[type, ...] = ()) -> tuple[list[Any], Structure]:
+    """The leaves of a tree, from left to right, and its structure. Instances of `whole` are leaves, whatever is in them."""
     leaves: list[Any] = []
-    return leaves, _flatten(value, leaves)
+    return leaves, _flatten(value, leaves, whole)
 
 
-def _flatten(value: Any, leaves: list[Any]) -> Structure:
+def _flatten(value: Any, leaves: list[Any], whole: type | tuple[type, ...]) -> Structure:
     kind = type(value)
+    if whole and isinstance(value, whole):
+        leaves.append(value)
+        return LEAF
     if value is None:
         return Structure(kind)
     if kind is dict:
         keys = tuple(sorted(value, key=lambda k: (str(k), type(k).__name__)))  # the order of insertion is no structure
-        return Structure(kind, keys, tuple(_flatten(value[k], leaves) for k in keys))
+        return Structure(kind, keys, tuple(_flatten(value[k], leaves, whole) for k in keys))
     if kind in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
-        return Structure(kind, None, tuple(_flatten(v, leaves) for v in value))
+        return Structure(kind, None, tuple(_flatten(v, leaves, whole) for v in value))
     if hasattr(kind, "__tree_flatten__"):
         children, static = value.__tree_flatten__()
-        return Structure(kind, static, tuple(_flatten(c, leaves) for c in children))
+        return Structure(kind, static, tuple(_flatten(c, leaves, whole) for c in children))
     leaves.append(value)
     return LEAF
 

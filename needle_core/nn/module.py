@@ -318,8 +318,8 @@ def _move(t: Tensor, device: Device) -> None:
     """Give `t` its own value on another device, which assigning `data` refuses; its gradient goes along."""
     moved = t.detach().to(device)
     t.spec, t.buffer = moved.spec, moved.buffer
-    if t.grad is not None:
-        t.grad = t.grad.detach().to(device)
+    if isinstance(t._grad, Tensor):
+        t._grad = t._grad.detach().to(device)
 
 
 def _form(t: Tensor) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 
 import needle_core as ndl  # the default device
 from needle_core.doors import normalize_integer, normalize_shape
-from needle_core.errors import ArgumentError, DtypeError, ShapeError
+from needle_core.errors import ArgumentError, CompileError, DtypeError, ShapeError
 from needle_core.op import composite, primitive
 from needle_core.ops.elementary import sqrt
 from needle_core.ops.elementwise import equal, less, logical_not, maximum, where
 from needle_core.ops.shape import broadcast_to, reshape
+from needle_core.record import mode
 from needle_core.spec import DEFAULT, Device, DTypeLike, Spec, dtype as to_dtype, float32, float64, int64
 from needle_core.tensor import Number, Operand, Tensor, constant, tensor_of
 
@@ -343,6 +344,8 @@ def _moved(x: Spec, *, device: Device) -> tuple[Spec, dict[str, Any]]:
 @composite(_moved)
 def to_device(x: Tensor, *, device: Device) -> Tensor:
     """A copy of x on `device`, through the memory of the host."""
+    if mode.trace is not None:
+        raise CompileError("a compiled function runs on one device", hint="move the tensor before the call")
     buffer = device.backend.from_numpy(x.device.backend.to_numpy(x.buffer), device)
     return tensor_of(Spec.of(x.shape, x.dtype, device), buffer)
 

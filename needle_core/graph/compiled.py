@@ -1,0 +1,315 @@
+"""`ndl.compile`: a function whose calls with tensors of the same specs are one program.
+
+The first call with a signature captures the function, twice, and makes a program of the graph. Later calls check that what the
+graph depends on is as it was, hand the buffers of arguments and state to the program, and put what it returns in its places.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import numpy as np
+
+from needle_core import tree
+from needle_core.backend import default_device
+from needle_core.errors import CompileError, NeedleError, brief, warn
+from needle_core.graph.capture import Captured, Made, Place, capture, require_same
+from needle_core.graph.executor import executor
+from needle_core.graph.graph import Graph
+from needle_core.graph.guards import Guards
+from needle_core.graph.passes import optimized
+from needle_core.nn.module import Module
+from needle_core.record import Ended, mode
+from needle_core.tensor import NotKept, Tensor, tensor_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MANY = 8
+"""Captures of one function from which on it warns: something is static that should be a tensor."""
+
+
+class Compiled(Generic[P, R]):
+    """What `ndl.compile` makes of a function. It is called like the function, and gives the same numbers."""
+
+    def __init__(self, function: Callable[P, R], *, keep_grads: bool = False) -> None:
+        update_wrapper(self, function)
+        self.function, self.keep_grads = function, keep_grads
+        self._programs: dict[Any, list[_Program]] = {}
+        self._history: list[_Program] = []
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if mode.trace is not None:  # another compiled function calls this one: it becomes part of it
+            return self.function(*args, **kwargs)
+        if args or kwargs:
+            leaves, structure = tree.flatten((args, kwargs), whole=Module)
+            tensors = [x for x in leaves if isinstance(x, Tensor)]
+            key: Any = (structure, *map(_key, leaves), _aliases(tensors), mode.grad, default_device())
+        else:
+            leaves, structure, tensors = [], None, []
+            key = mode.grad, default_device()
+        for program in self._programs.get(key, ()):
+            if program.holds(tensors):
+                break
+        else:
+            program = self._capture(key, leaves, structure, tensors)
+        return program(tensors)  # type: ignore[no-any-return]
+
+    def _capture(self, key: Any, leaves: list[Any], structure: tree.Structure | None, tensors: list[Tensor]) -> _Program:
+        try:
+            program = _Program(self.function, key, leaves, structure, tensors, keep_grads=self.keep_grads)
+        except NeedleError as error:
+            error.add_note(f"while {self._name()} was captured by ndl.compile; no tensor was changed")
+            raise
+        program.reason = self._reason(program)
+        self._programs.setdefault(key, []).insert(0, program)
+        self._history.append(program)
+        if len(self._history) == MANY:
+            warn(f"{self._name()} was captured {MANY} times, the last time because {program.reason}; report() tells of all")
+        return program
+
+    def _reason(self, program: _Program) -> str:
+        """Why a new program was needed."""
+        if not self._history:
+            return "it is the first call"
+        last = self._history[-1]
+        if program.key == last.key:
+            changes = last.changes()
+            return "; ".join(f"{name}: {change}" for name, change in changes.items()) or "its state changed"
+        old, new = last.signature, program.signature
+        differing = [
+            f"{n}: {old.get(n, 'nothing')} -> {new.get(n, 'nothing')}" for n in {**old, **new} if old.get(n) != new.get(n)
+        ]
+        return "; ".join(differing) or "the mode or the default device changed"
+
+    def _name(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """A compiled function in a class is a method, with programs of its own for each instance."""
+        if instance is None:
+            return self
+        name = f"_compiled_{self._name()}"
+        bound = vars(instance).get(name)
+        if bound is None:
+            bound = Compiled(self.function.__get__(instance, owner), keep_grads=self.keep_grads)
+            object.__setattr__(instance, name, bound)
+        return bound
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _recompiled, (self.function, self.keep_grads)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled[P, R]:
+        return Compiled(copy.deepcopy(self.function, memo), keep_grads=self.keep_grads)
+
+    def __repr__(self) -> str:
+        return f"<compiled {self._name()}, {len(self._history)} programs>"
+
+    # -- to look at -----------------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the latest program, after the passes. Raises CompileError before the first call."""
+        if not self._history:
+            raise CompileError(f"{self._name()} has no graph before its first call")
+        return self._history[-1].graph
+
+    def report(self) -> str:
+        """What was captured, why, and what became of it: one paragraph for each program."""
+        lines = [f"{self._name()}: {len(self._history)} programs"]
+        for i, program in enumerate(self._history):
+            lines += [f"{i}: captured because {program.reason}", *(f"    {line}" for line in program.described())]
+        return "\n".join(lines)
+
+
+class _Program:
+    """What a compiled function does for one signature."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        key: Any,
+        leaves: list[Any],
+        structure: tree.Structure | None,
+        tensors: list[Tensor],
+        *,
+        keep_grads: bool,
+    ) -> None:
+        self.key, self.reason = key, ""
+        self.signature = {f"argument {i}": _told(leaf) for i, leaf in enumerate(leaves)}
+        objects = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
+        self._objects = objects  # keeps alive those that are known by identity
+
+        def call(placeholders: Sequence[Tensor]) -> tuple[Any, Any]:
+            if structure is None:
+                return (), {}
+            rest = iter(placeholders)
+            return tree.unflatten(structure, [next(rest) if isinstance(x, Tensor) else x for x in leaves])  # type: ignore[no-any-return]
+
+        start = time.perf_counter()
+        self._guards = Guards(function, objects)
+        first = capture(function, tensors, call, keep_grads=keep_grads)
+        if changes := self._guards.changes():
+            raise CompileError(
+                "a compiled function runs in Python only while it is captured, so what it changes there would change once",
+                details=changes,
+                hint="keep what changes in a tensor: count.data = count + 1",
+            )
+        captured = capture(function, tensors, call, keep_grads=keep_grads)
+        require_same(first, captured)
+        middle = time.perf_counter()
+        self.graph = optimized(captured.graph)
+        self._run = executor(self.graph)
+        self._seconds = middle - start, time.perf_counter() - middle
+        self._before = len(captured.graph.nodes)
+        self._take(captured, tensors)
+
+    def _take(self, captured: Captured, tensors: list[Tensor]) -> None:
+        """Lay out what a call does beside running the graph."""
+        self._sources, self._targets, self._results = captured.sources, captured.targets, captured.results
+        self._structure, self._gradients = captured.structure, captured.gradients
+        self._count = len(captured.graph.outputs) - len(self._targets)
+        outside = [p.of for p in self._sources if isinstance(p.of, Tensor)]
+        self._state = list(dict.fromkeys(outside))
+        self._tracked = [t.tracked for t in self._state]
+        self._ids = set(map(id, self._state))
+        self._conditions = captured.conditions
+        self._assigns = bool(self._targets or self._gradients)
+
+    def holds(self, tensors: list[Tensor]) -> bool:
+        """Whether what the graph depends on is as it was."""
+        if [t.tracked for t in self._state] != self._tracked or not self._guards.hold():
+            return False
+        if tensors and self._assigns and not self._ids.isdisjoint(map(id, tensors)):
+            raise CompileError(
+                "an argument is also a tensor that the compiled function reads from outside, and it assigns tensors",
+                hint="pass it as an argument or read it from outside, not both",
+            )
+        return all(getattr(self._owner(p, tensors)._grad, "spec", None) is spec for p, spec in self._conditions)
+
+    def changes(self) -> Mapping[str, str]:
+        """What is not as it was."""
+        found = dict(self._guards.changes())
+        for t, was in zip(self._state, self._tracked, strict=True):
+            if t.tracked != was:
+                found[f"requires_grad of {t.spec}"] = f"{was} -> {t.tracked}"
+        return found
+
+    @staticmethod
+    def _owner(place: Place, tensors: list[Tensor]) -> Tensor:
+        return tensors[place.of] if isinstance(place.of, int) else place.of
+
+    def __call__(self, tensors: list[Tensor]) -> Any:
+        buffers = [_buffer(self._owner(p, tensors), p.what) for p in self._sources]
+        outputs = self._run(*buffers)
+        made: dict[int, Tensor] = {}
+        results = [self._result(r, outputs, tensors, made) for r in self._results]
+        for place, buffer in zip(self._targets, outputs[self._count :], strict=True):
+            owner = self._owner(place, tensors)
+            if place.what == "value":
+                owner.buffer = buffer
+            else:
+                owner._grad = tensor_of(owner.spec, buffer)
+        for place, is_none in self._gradients:
+            self._owner(place, tensors)._grad = None if is_none else NotKept
+        return tree.unflatten(self._structure, results)
+
+    def _result(self, r: Any, outputs: Sequence[Any], tensors: list[Tensor], made: dict[int, Tensor]) -> Any:
+        """One leaf of what the function returns."""
+        if isinstance(r, Place):
+            return self._owner(r, tensors)
+        if not isinstance(r, Made):
+            return r
+        if r.index not in made:
+            y = made[r.index] = tensor_of(self.graph.outputs[r.index].spec, outputs[r.index])
+            if r.tracked:
+                y.node, y.tracked = _ENDED, True
+        return made[r.index]
+
+    def described(self) -> list[str]:
+        """The lines of a report."""
+        given = [f"{name}: {spec}" for name, spec in self.signature.items()]
+        return [
+            *given,
+            f"{len(self._state)} tensors from outside, {len(self._targets)} assigned",
+            f"{self._before} nodes captured in {self._seconds[0] * 1e3:.1f} ms, "
+            f"{len(self.graph.nodes)} after the passes, planned in {self._seconds[1] * 1e3:.1f} ms",
+        ]
+
+
+_ENDED: Any = Ended()
+
+
+def _buffer(t: Tensor, what: str) -> Any:
+    if what == "value":
+        return t.buffer
+    g = t._grad
+    assert isinstance(g, Tensor)
+    return g.buffer
+
+
+def _key(leaf: Any) -> Any:
+    """What tells an argument from others that need another graph."""
+    if isinstance(leaf, Tensor):
+        if leaf.node is not None and leaf.tracked and mode.grad:
+            raise CompileError(
+                "an argument of a compiled function has a graph behind it, through which gradients would have to flow",
+                details={"argument": leaf.spec},
+                hint="x.detach(), or compute it inside",
+            )
+        return leaf.spec, leaf.tracked, type(leaf)
+    if isinstance(leaf, np.ndarray):
+        raise CompileError(
+            "a NumPy array is no argument of a compiled function: its numbers would be those of the first call",
+            details={"argument": brief(leaf)},
+            hint="ndl.Tensor(array)",
+        )
+    if isinstance(leaf, float):
+        return float, repr(leaf)  # 0.0 and -0.0 are equal, and nan is not
+    return (type(leaf), leaf) if isinstance(leaf, int | str | bytes) else (type(leaf), id(leaf))
+
+
+def _aliases(tensors: list[Tensor]) -> tuple[int, ...] | None:
+    """Which arguments are one tensor; None if all differ."""
+    ids = [*map(id, tensors)]
+    return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
+
+
+def _told(leaf: Any) -> str:
+    return f"{leaf.spec}{', requires_grad=True' * leaf.tracked}" if isinstance(leaf, Tensor) else brief(leaf)
+
+
+def _recompiled(function: Callable[..., Any], keep_grads: bool) -> Compiled[..., Any]:
+    return Compiled(function, keep_grads=keep_grads)
+
+
+@overload
+def compile(function: Callable[P, R], /, *, keep_grads: bool = False) -> Compiled[P, R]: ...
+@overload
+def compile(*, keep_grads: bool = False) -> Callable[[Callable[P, R]], Compiled[P, R]]: ...
+def compile(function: Callable[..., Any] | None = None, /, *, keep_grads: bool = False) -> Any:
+    """The function as one program: the same code, run once without computing, and from then on the graph that it left.
+
+        @ndl.compile
+        def step(x, y):
+            opt.reset_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            opt.step()
+            return loss
+
+    Arguments and results are trees of tensors; tensors from outside that it reads are inputs by reference, those whose `data`
+    it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments or the Python values that it reads
+    (such as `model.training`) change; `report()` tells when and why. Gradients that it leaves in `.grad` are kept only with
+    `keep_grads`.
+
+    Numerics: those of the same calls without it, bit for bit on the NumPy backend
+    Raises:   CompileError for what cannot be captured: numbers that Python looks at, Python values that change at each call
+    """
+    if function is None:
+        return lambda f: Compiled(f, keep_grads=keep_grads)
+    return Compiled(function, keep_grads=keep_grads)
