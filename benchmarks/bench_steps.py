@@ -1,4 +1,4 @@
-"""Whole training steps, eager, on the default device; the MLP also written by hand in NumPy."""
+"""Whole training steps, eager and compiled, on the default device; the MLP also written by hand in NumPy."""
 
 from __future__ import annotations
 
@@ -11,32 +11,44 @@ import numpy as np
 import pytest
 from workloads import WORKLOADS
 
+import needle_core as ndl
+
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_step(benchmark: Any, name: str) -> None:
-    benchmark.group = name
-    step = WORKLOADS[name]()
-    step()
-    benchmark(step)
+    """Eager and compiled in turn; the ratio is the median of those of the turns."""
+    eager, compiled = WORKLOADS[name](), ndl.compile(WORKLOADS[name]())
+    start = time.perf_counter()
+    compiled()
+    first, count = time.perf_counter() - start, {"scaleadd": 500, "mlp": 20, "mlpresnet": 10}.get(name, 1)
+    ratio = in_turn(benchmark, name, eager, compiled, rounds=15, count=count)
+    benchmark.extra_info["eager_over_compiled"] = round(ratio, 3)
+    print(f"\n{name}: compiled {ratio:.2f} times as fast as eager; the first call took {first * 1e3:.0f} ms")
+
+
+def in_turn(benchmark: Any, group: str, one: Callable[[], Any], other: Callable[[], Any], *, rounds: int, count: int) -> float:
+    """How many times longer `one` takes: the median of the ratios of turns, each `count` calls of both."""
+    ratios: list[float] = []
+
+    def turn() -> None:
+        seconds = []
+        for step in (one, other):
+            start = time.perf_counter()
+            for _ in range(count):
+                step()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+
+    benchmark.group = group
+    benchmark.pedantic(turn, rounds=rounds, warmup_rounds=2)
+    return statistics.median(ratios)
 
 
 def test_mlp_beside_numpy_by_hand(benchmark: Any) -> None:
     """The two in turn, 40 times 25 steps; the ratio is the median of those of the turns."""
-    ours, by_hand = WORKLOADS["mlp"](), mlp_by_hand()
-    seconds: dict[Any, list[float]] = {ours: [], by_hand: []}
-
-    def in_turn() -> None:
-        for step, times in seconds.items():
-            start = time.perf_counter()
-            for _ in range(25):
-                step()
-            times.append((time.perf_counter() - start) / 25)
-
-    benchmark.group = "mlp"
-    benchmark.pedantic(in_turn, rounds=40, warmup_rounds=2)
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    ratio = in_turn(benchmark, "mlp", WORKLOADS["mlp"](), mlp_by_hand(), rounds=40, count=25)
     benchmark.extra_info["over_numpy_by_hand"] = round(ratio, 3)
-    print(f"\nmlp step: {statistics.median(seconds[ours]) * 1e3:.3f} ms, {ratio:.2f} times that of NumPy by hand")
+    print(f"\nmlp step: {ratio:.2f} times as long as NumPy by hand")
 
 
 def mlp_by_hand() -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""Runs one training step many times, on demand: python benchmarks/worker.py [--device numpy] [--threads 2] WORKLOAD
+"""Runs one training step many times, on demand: python benchmarks/worker.py [--device numpy] [--threads 2] [--compile] WORKLOAD
 
 Prints `ready SECONDS`, the time of the first step, once it is warm. Then for each line `N` on standard input it runs N steps
 and prints `SECONDS LOSS`: the wall time of them all with all work finished, and the loss of the last. Ends at the end of input.
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("workload", help="scaleadd, mlp, mlpresnet, resnet9, lstm or gpt")
     parser.add_argument("--device", help="where to run (default: the default device)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the linear algebra library (default: 2)")
+    parser.add_argument("--compile", action="store_true", help="compile the step with ndl.compile")
     args = parser.parse_args()
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy is imported
         os.environ[f"{library}_NUM_THREADS"] = str(args.threads)
@@ -30,7 +32,9 @@ def main() -> None:
     if args.device:
         ndl.set_default_device(args.device)
     device = ndl.default_device()
-    step = WORKLOADS[args.workload]()
+    step: Callable[[], ndl.Tensor] = WORKLOADS[args.workload]()
+    if args.compile:
+        step = ndl.compile(step)
     start = time.perf_counter()
     float(step())
     first = time.perf_counter() - start
