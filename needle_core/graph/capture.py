@@ -1,8 +1,8 @@
 """Running a function without computing: what it would compute is written down as a graph.
 
-While a thread has a `Trace`, ops make nodes, and tensors made by the function have values of the graph for buffers. Tensors from
-before are left alone: the trace keeps beside them what they would be, so that an exception loses nothing and other threads see
-nothing. At the end the trace knows which tensors were read, which were assigned, and what was returned.
+While a thread has a `Trace`, ops make nodes, and the tensors that they give have values of the graph for buffers. Tensors from
+outside are left alone: the trace keeps what they would be, so that an exception loses nothing and other threads see nothing.
+At the end the trace knows which tensors were read, which were assigned, and what was returned.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Trace:
         """Take up a tensor from outside."""
         if t.node is not None and t.tracked and mode.grad:
             raise CompileError(
-                "a tensor from outside of the compiled function has a graph behind it, through which gradients would have to flow",
+                "a tensor from outside has a graph behind it, through which gradients would have to flow",
                 details={"tensor": t.spec, "line": user_line()},
                 hint="x.detach(), or compute it inside",
             )

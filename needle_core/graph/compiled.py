@@ -148,7 +148,8 @@ class _Program:
             if structure is None:
                 return (), {}
             rest = iter(placeholders)
-            return tree.unflatten(structure, [next(rest) if isinstance(x, Tensor) else x for x in leaves])  # type: ignore[no-any-return]
+            both: tuple[Any, Any] = tree.unflatten(structure, [next(rest) if isinstance(x, Tensor) else x for x in leaves])
+            return both
 
         start = time.perf_counter()
         self._guards = Guards(function, objects)
@@ -302,10 +303,10 @@ def compile(function: Callable[..., Any] | None = None, /, *, keep_grads: bool =
             opt.step()
             return loss
 
-    Arguments and results are trees of tensors; tensors from outside that it reads are inputs by reference, those whose `data`
-    it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments or the Python values that it reads
-    (such as `model.training`) change; `report()` tells when and why. Gradients that it leaves in `.grad` are kept only with
-    `keep_grads`.
+    Arguments and results are trees of tensors. Tensors from outside that it reads are inputs by reference, and those whose
+    `data` it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments or the Python values that
+    it reads (such as `model.training`) change; `report()` tells when and why. Gradients that it leaves in `.grad` are kept only
+    with `keep_grads`.
 
     Numerics: those of the same calls without it, bit for bit on the NumPy backend
     Raises:   CompileError for what cannot be captured: numbers that Python looks at, Python values that change at each call
