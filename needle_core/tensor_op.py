@@ -78,7 +78,7 @@ class TensorOp(Op[..., Any]):
         except NeedleError as error:
             raise error.located(self.name, self.describe(args)) from error.__cause__
         if mode.trace is not None:
-            return self._write_down(tensors)
+            return self._try(tensors)
         buffers = tuple(t.buffer for t in tensors)
         views = [t.numpy() for t in tensors]  # read-only
         try:
@@ -97,7 +97,7 @@ class TensorOp(Op[..., Any]):
             result.node, result.tracked = Node(self, tensors, buffers, {}, result.spec), True
         return result
 
-    def _write_down(self, tensors: tuple[Tensor, ...]) -> Any:
+    def _try(self, tensors: tuple[Tensor, ...]) -> Any:
         """Make a node of the graph that is captured. What it gives is known only by trying: `compute` runs on ones."""
         trace, mode.trace = mode.trace, None
         try:

@@ -37,9 +37,9 @@ class Place(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A tensor among the results that the function has made: output `index` of the graph."""
+    """A tensor among the results that the function has made, and which output of the graph it is."""
 
-    index: int
+    output: int
     tracked: bool
 
 
@@ -47,14 +47,16 @@ class Made(NamedTuple):
 class Captured:
     """What a function does, as far as it concerns tensors.
 
-    `sources` say where the inputs of the graph come from. Its outputs are the results first, then what goes to `targets`.
+    The inputs of the graph are the values of the arguments, each once, those of the tensors `state`, and `gradients_read`. Its
+    outputs are the results first, then what goes to `targets`.
     `results` has for each leaf of the returned tree `structure` what it is: Made, a Place (that very tensor), or a plain value.
     `gradients` are the places whose gradient was set, and whether to None. `conditions` are the gradients that were there
     before and were looked at, each with its spec, None for none.
     """
 
     graph: Graph
-    sources: tuple[Place, ...]
+    state: tuple[Tensor, ...]
+    gradients_read: tuple[Place, ...]
     targets: tuple[Place, ...]
     structure: tree.Structure
     results: tuple[Any, ...]
@@ -186,11 +188,12 @@ class Trace:
         if known is None:
             place = (entry or self._enter(t)).place
             owner = self._given[place.of] if isinstance(place.of, int) else place.of
-            was = owner._grad
-            if was is NotKept:
+            found = owner._grad
+            if found is NotKept:
                 raise not_kept(owner)
-            if isinstance(was, Tensor):
-                was = tensor_of(was.spec, self._input(was.spec, Place(place.of, "gradient")))
+            was = None
+            if isinstance(found, Tensor):
+                was = tensor_of(found.spec, self._input(found.spec, Place(place.of, "gradient")))
             known = self._gradients[id(t)] = _Gradient(Place(place.of, "gradient"), was, was_read=True)
         return known.now
 
@@ -234,9 +237,14 @@ class Trace:
         outputs += [e.value for e in assigned] + [self.read(g.now) for g in kept if g.now is not None]
         targets = (*(e.place for e in assigned), *(g.place for g in kept))
         gradients = tuple((g.place, g.now is None) for g in changed if g not in kept)
-        graph = Graph([v for v, _ in self._inputs], self.nodes, outputs)
+        values = [(v, p) for v, p in self._inputs if p.what == "value"]
+        state = [(v, p.of) for v, p in values if isinstance(p.of, Tensor)]
+        read = [(v, p) for v, p in self._inputs if p.what == "gradient"]
+        inputs = [*(v for v, p in values if isinstance(p.of, int)), *(v for v, _ in state), *(v for v, _ in read)]
+        graph = Graph(inputs, self.nodes, outputs)
         conditions = tuple((g.place, None if g.was is None else g.was.spec) for g in looked_at)
-        return Captured(graph, tuple(p for _, p in self._inputs), targets, structure, tuple(results), gradients, conditions)
+        origins = tuple(t for _, t in state), tuple(p for _, p in read)
+        return Captured(graph, *origins, targets, structure, tuple(results), gradients, conditions)
 
 
 @contextmanager
@@ -329,12 +337,18 @@ def require_same(first: Captured, second: Captured) -> None:
         raise _differs(max(first.graph.nodes, second.graph.nodes, key=len)[min(one, other)], f"{one} nodes", f"{other} nodes")
     plain = [[r for r in c.results if not isinstance(r, Made | Place)] for c in (first, second)]
     same = [_agree(numbers, u, v) for u, v in zip(first.graph.outputs, second.graph.outputs, strict=False)]
-    if not all(same) or first.sources != second.sources or first.targets != second.targets or repr(plain[0]) != repr(plain[1]):
+    if not all(same) or _identities(first) != _identities(second) or repr(plain[0]) != repr(plain[1]):
         raise CompileError(
             "the function was captured twice, and returned or assigned something else the second time",
             details={"first": plain[0], "second": plain[1]},
             hint="what changes from call to call must be a tensor",
         )
+
+
+def _identities(captured: Captured) -> list[Any]:
+    """Which tensors from outside it reads and assigns; they would compare elementwise."""
+    places = [*captured.gradients_read, *captured.targets, *(p for p, _ in captured.gradients)]
+    return [*map(id, captured.state), *((p.of if isinstance(p.of, int) else id(p.of), p.what) for p in places)]
 
 
 def _agree(known: Mapping[Value, Value], u: Value, v: Value) -> bool:

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
+from operator import attrgetter
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -171,11 +172,10 @@ class _Program:
 
     def _take(self, captured: Captured, tensors: list[Tensor]) -> None:
         """Lay out what a call does beside running the graph."""
-        self._sources, self._targets, self._results = captured.sources, captured.targets, captured.results
-        self._structure, self._gradients = captured.structure, captured.gradients
+        self._state, self._read, self._targets = captured.state, captured.gradients_read, captured.targets
+        self._results, self._structure, self._gradients = captured.results, captured.structure, captured.gradients
         self._count = len(captured.graph.outputs) - len(self._targets)
-        outside = [p.of for p in self._sources if isinstance(p.of, Tensor)]
-        self._state = list(dict.fromkeys(outside))
+        self._aliased = _aliases(tensors) is not None
         self._tracked = [t.tracked for t in self._state]
         self._ids = set(map(id, self._state))
         self._conditions = captured.conditions
@@ -183,14 +183,18 @@ class _Program:
 
     def holds(self, tensors: list[Tensor]) -> bool:
         """Whether what the graph depends on is as it was."""
-        if [t.tracked for t in self._state] != self._tracked or not self._guards.hold():
+        if [*map(_is_tracked, self._state)] != self._tracked or not self._guards.hold():
             return False
         if tensors and self._assigns and not self._ids.isdisjoint(map(id, tensors)):
             raise CompileError(
                 "an argument is also a tensor that the compiled function reads from outside, and it assigns tensors",
                 hint="pass it as an argument or read it from outside, not both",
             )
-        return all(getattr(self._owner(p, tensors)._grad, "spec", None) is spec for p, spec in self._conditions)
+        for p, spec in self._conditions:
+            g = self._owner(p, tensors)._grad
+            if (g.spec if isinstance(g, Tensor) else g) is not spec:
+                return False
+        return True
 
     def changes(self) -> Mapping[str, str]:
         """What is not as it was."""
@@ -205,18 +209,20 @@ class _Program:
         return tensors[place.of] if isinstance(place.of, int) else place.of
 
     def __call__(self, tensors: list[Tensor]) -> Any:
-        buffers = [_buffer(self._owner(p, tensors), p.what) for p in self._sources]
-        outputs = self._run(*buffers)
+        given = dict.fromkeys(tensors) if self._aliased else tensors
+        gradients: Any = [self._owner(p, tensors)._grad for p in self._read]
+        outputs = self._run(*map(_buffer_of, given), *map(_buffer_of, self._state), *map(_buffer_of, gradients))
         made: dict[int, Tensor] = {}
         results = [self._result(r, outputs, tensors, made) for r in self._results]
-        for place, buffer in zip(self._targets, outputs[self._count :], strict=True):
-            owner = self._owner(place, tensors)
-            if place.what == "value":
+        for (of, what), buffer in zip(self._targets, outputs[self._count :]):  # noqa: B905  # as many, and strict costs
+            owner = tensors[of] if isinstance(of, int) else of
+            if what == "value":
                 owner.buffer = buffer
             else:
                 owner._grad = tensor_of(owner.spec, buffer)
-        for place, is_none in self._gradients:
-            self._owner(place, tensors)._grad = None if is_none else NotKept
+        for (of, _), is_none in self._gradients:
+            owner = tensors[of] if isinstance(of, int) else of
+            owner._grad = None if is_none else NotKept
         return tree.unflatten(self._structure, results)
 
     def _result(self, r: Any, outputs: Sequence[Any], tensors: list[Tensor], made: dict[int, Tensor]) -> Any:
@@ -225,11 +231,11 @@ class _Program:
             return self._owner(r, tensors)
         if not isinstance(r, Made):
             return r
-        if r.index not in made:
-            y = made[r.index] = tensor_of(self.graph.outputs[r.index].spec, outputs[r.index])
+        if r.output not in made:
+            y = made[r.output] = tensor_of(self.graph.outputs[r.output].spec, outputs[r.output])
             if r.tracked:
                 y.node, y.tracked = _ENDED, True
-        return made[r.index]
+        return made[r.output]
 
     def described(self) -> list[str]:
         """The lines of a report."""
@@ -243,14 +249,8 @@ class _Program:
 
 
 _ENDED: Any = Ended()
-
-
-def _buffer(t: Tensor, what: str) -> Any:
-    if what == "value":
-        return t.buffer
-    g = t._grad
-    assert isinstance(g, Tensor)
-    return g.buffer
+_buffer_of = attrgetter("buffer")
+_is_tracked = attrgetter("tracked")
 
 
 def _key(leaf: Any) -> Any:
