@@ -83,7 +83,12 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
         )
     before, mode.grad = mode.grad, False
     try:
-        for leaf, g in _pull([y], [gradient], None, 0, retain_graph=retain_graph):
+        pulled = _pull([y], [gradient], None, 0, retain_graph=retain_graph)
+        trace = mode.trace
+        for leaf, g in pulled:
+            if leaf._grad is None and trace is None:
+                leaf._grad = tensor_of(g.spec, g.buffer)  # as below, in 0.2 us less
+                continue
             before_it = leaf.grad
             if before_it is not None and before_it.spec is not leaf.spec:
                 raise GradientError(

@@ -30,7 +30,7 @@ from needle_core.ops import add, astype
 from needle_core.record import mode
 from needle_core.schedules import Constant, CosineDecay, Schedule, StepDecay, Warmup, require_within
 from needle_core.spec import DType, Spec, float32, float64
-from needle_core.tensor import Number, Tensor, buffer_of
+from needle_core.tensor import Number, Tensor
 
 __all__ = [
     "Optimizer", "Group", "Hyper", "State", "Params", "require_within",
@@ -116,13 +116,15 @@ class Optimizer(ABC):
                 if new.spec is not old.spec:
                     details = {"old": old.spec, "new": new.spec}
                     raise _misfit(old.spec, new.spec)("update gives a value that is not like the old", details=details)
-            buffers = [buffer_of(new) for _, new in changes]  # as they are now: a new value may itself be an old one
             trace = mode.trace
-            for (old, _), buffer in zip(changes, buffers):  # noqa: B905  # strict costs more than an assignment
-                if trace is None:
+            if trace is None:
+                buffers = [new.buffer for _, new in changes]  # as they are now: a new value may itself be an old one
+                for (old, _), buffer in zip(changes, buffers):  # noqa: B905  # strict costs more than an assignment
                     old.buffer = buffer
-                else:
-                    trace.assign(old, buffer)
+            else:
+                values = [trace.read(new) for _, new in changes]
+                for (old, _), value in zip(changes, values, strict=True):
+                    trace.assign(old, value)
         except Exception as error:
             self._sign(error)
             raise
@@ -148,10 +150,13 @@ class Optimizer(ABC):
     def _advance(self, group: Group, step: Tensor, changes: list[tuple[Tensor, Tensor]]) -> None:
         """Add pairs of a tensor and what is to take its place, for the parameters of a group and their states."""
         hypers: dict[DType, Hyper] = {}
+        traced = mode.trace is not None
         for p, state in zip(group.params, group.states):  # noqa: B905
-            g = p.grad
-            if g is None:
-                continue
+            g = p._grad
+            if g.__class__ is not Tensor or traced:
+                g = p.grad
+                if g is None:
+                    continue
             if g.spec is not p.spec:
                 kind = _misfit(p.spec, g.spec)
                 raise kind("a gradient is not like its parameter", details={"parameter": p.spec, "gradient": g.spec})
@@ -183,9 +188,13 @@ class Optimizer(ABC):
 
     def reset_grad(self) -> None:
         """Forget the gradients of all parameters."""
+        trace = mode.trace
         for group in self.groups:
             for p in group.params:
-                p.grad = None
+                if trace is None:
+                    p._grad = None
+                else:
+                    trace.set_gradient(p, None)
 
     @property
     def lr(self) -> float:
