@@ -3,7 +3,7 @@
     import needle_core as ndl
 
 The names here are the public ones. `ndl.optim.NAME`, `ndl.ops.NAME` and devices also resolve to those of installed plugins;
-`ndl.data` and `ndl.checkpoint` are imported when first used.
+`ndl.data`, `ndl.checkpoint` and `ndl.compile` are imported when first used.
 """
 
 # ruff: noqa: I001  (in the order of dependency)
@@ -43,10 +43,10 @@ from needle_core import random
 from needle_core.random import Generator, manual_seed
 from needle_core import nn, optim
 from needle_core.nn import init
-from needle_core.graph.compiled import Compiled, compile
 
 if TYPE_CHECKING:
     from needle_core import checkpoint, data
+    from needle_core.graph.compiled import Compiled, compile
 
 __version__ = "0.1.0"
 
@@ -70,6 +70,8 @@ _CALLED_ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name in ("checkpoint", "data"):
         return import_module(f"needle_core.{name}")
+    if name in ("Compiled", "compile"):
+        return getattr(import_module("needle_core.graph.compiled"), name)
     hint = f"; it is called ndl.{_CALLED_ELSEWHERE[name]}" if name in _CALLED_ELSEWHERE else ""
     raise AttributeError(f"module 'needle_core' has no attribute {name!r}{hint}")
 
