@@ -382,6 +382,8 @@ def __getattr__(name: str) -> Any:
     """The class of an installed optimizer; its plugin is imported when first asked for."""
     from needle_core.plugins import registry
 
+    if name.startswith("__"):  # asked by the import system, which must not read entry points
+        raise AttributeError(name)
     found = None if name.startswith("_") else registry.find("optimizers", name)
     if found is None:
         installed = ", ".join(registry.names("optimizers")) or "none; `pip install needle-optimizers` brings the usual ones"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import update_wrapper
 from operator import attrgetter
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+import needle_core.op as engine
 from needle_core import tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, NeedleError, brief, warn
@@ -43,7 +45,7 @@ class Compiled(Generic[P, R]):
         self._history: list[_Program] = []
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if mode.trace is not None:  # another compiled function calls this one: it becomes part of it
+        if mode.trace is not None or engine.watcher is not None:  # part of what another captures; or someone looks at the ops
             return self.function(*args, **kwargs)
         if args or kwargs:
             leaves, structure = tree.flatten((args, kwargs), whole=Module)
@@ -63,13 +65,16 @@ class Compiled(Generic[P, R]):
         try:
             program = _Program(self.function, key, leaves, structure, tensors, keep_grads=self.keep_grads)
         except NeedleError as error:
-            error.add_note(f"while {self._name()} was captured by ndl.compile; no tensor was changed")
+            error.add_note(f"while {self.name} was captured by ndl.compile; no tensor was changed")
             raise
         program.reason = self._reason(program)
         self._programs.setdefault(key, []).insert(0, program)
         self._history.append(program)
+        for found in _watching:
+            if self not in found:
+                found.append(self)
         if len(self._history) == MANY:
-            warn(f"{self._name()} was captured {MANY} times, the last time because {program.reason}; report() tells of all")
+            warn(f"{self.name} was captured {MANY} times, the last time because {program.reason}; report() tells of all")
         return program
 
     def _reason(self, program: _Program) -> str:
@@ -86,14 +91,17 @@ class Compiled(Generic[P, R]):
         ]
         return "; ".join(differing) or "the mode or the default device changed"
 
-    def _name(self) -> str:
-        return getattr(self.function, "__qualname__", type(self.function).__name__)
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        name: str = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """A compiled function in a class is a method, with programs of its own for each instance."""
         if instance is None:
             return self
-        name = f"_compiled_{self._name()}"
+        name = f"_compiled_{self.name}"
         bound = vars(instance).get(name)
         if bound is None:
             bound = Compiled(self.function.__get__(instance, owner), keep_grads=self.keep_grads)
@@ -107,7 +115,7 @@ class Compiled(Generic[P, R]):
         return Compiled(copy.deepcopy(self.function, memo), keep_grads=self.keep_grads)
 
     def __repr__(self) -> str:
-        return f"<compiled {self._name()}, {len(self._history)} programs>"
+        return f"<compiled {self.name}, {len(self._history)} programs>"
 
     # -- to look at -----------------------------------------------------------------------------------------------------
 
@@ -115,15 +123,29 @@ class Compiled(Generic[P, R]):
     def graph(self) -> Graph:
         """The graph of the latest program, after the passes. Raises CompileError before the first call."""
         if not self._history:
-            raise CompileError(f"{self._name()} has no graph before its first call")
+            raise CompileError(f"{self.name} has no graph before its first call")
         return self._history[-1].graph
 
     def report(self) -> str:
         """What was captured, why, and what became of it: one paragraph for each program."""
-        lines = [f"{self._name()}: {len(self._history)} programs"]
+        lines = [f"{self.name}: {len(self._history)} programs"]
         for i, program in enumerate(self._history):
             lines += [f"{i}: captured because {program.reason}", *(f"    {line}" for line in program.described())]
         return "\n".join(lines)
+
+
+_watching: list[list[Compiled[..., Any]]] = []
+
+
+@contextmanager
+def compiled_functions() -> Iterator[list[Compiled[..., Any]]]:
+    """Within it, what it gives collects the compiled functions that are captured."""
+    found: list[Compiled[..., Any]] = []
+    _watching.append(found)
+    try:
+        yield found
+    finally:
+        _watching.pop(next(i for i, other in enumerate(_watching) if other is found))
 
 
 class _Program:
