@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -124,6 +124,10 @@ class TensorOp(Op[..., Any]):
 
         return kernel
 
+    def fields(self) -> dict[str, str]:
+        """Its attributes, written out: what tells it from others of its class."""
+        return {name: repr(value) for name, value in vars(self).items() if name not in _INTERNAL}
+
     def blame(self, args: tuple[Any, ...]) -> dict[str, object]:
         from needle_core.plugins import registry
 
@@ -136,3 +140,6 @@ class TensorOp(Op[..., Any]):
         specs = tuple(t.spec for t in y) if isinstance(y, tuple) else y.spec
         gradients = self.gradient(g, Node(self, inputs, (), attrs, specs))
         return gradients if isinstance(gradients, tuple | list) else (gradients,)
+
+
+_INTERNAL: Final = frozenset(vars(TensorOp()))  # what every op has, beside the fields of its class

@@ -24,6 +24,7 @@ from needle_core.op import nothing_remembered
 from needle_core.record import mode
 from needle_core.spec import Spec
 from needle_core.tensor import NotKept, Number, Tensor, leaked, not_kept, tensor_of
+from needle_core.tensor_op import TensorOp
 
 if TYPE_CHECKING:
     from needle_core.op import Op
@@ -322,7 +323,7 @@ def require_same(first: Captured, second: Captured) -> None:
     """Refuse a function that does something else when it is captured again: a Python number that changes between calls."""
     numbers: dict[Value, Value] = dict(zip(first.graph.inputs, second.graph.inputs, strict=False))
     for a, b in zip(first.graph.nodes, second.graph.nodes, strict=False):
-        if a.op is not b.op or a.source != b.source:
+        if not _same_op(a.op, b.op) or a.source != b.source:
             raise _differs(b, f"{a.op.name} at {a.source}", f"{b.op.name} at {b.source}")
         if repr(a.attrs) != repr(b.attrs):
             raise _differs(b, str(a.attrs), str(b.attrs))
@@ -343,6 +344,11 @@ def require_same(first: Captured, second: Captured) -> None:
             details={"first": plain[0], "second": plain[1]},
             hint="what changes from call to call must be a tensor",
         )
+
+
+def _same_op(a: Op[..., Any], b: Op[..., Any]) -> bool:
+    """Whether two ops are one, or ops of a class made anew at each call, of the same fields."""
+    return a is b or (isinstance(a, TensorOp) and type(a) is type(b) and a.fields() == b.fields())
 
 
 def _identities(captured: Captured) -> list[Any]:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from needle_core.errors import MissingKernelError
+from needle_core.errors import MissingKernelError, NeedleError
 from needle_core.graph.graph import Constant, Graph, Node, Value
 from needle_core.launch import fail
 from needle_core.tensor import tensor_of
@@ -84,6 +84,8 @@ def _blame(cause: Exception, filename: str, nodes: dict[int, Node]) -> NoReturn:
         trace = trace.tb_next
     if node is None:
         raise cause
-    if node.source:
-        cause.add_note(f"in the compiled function, at {node.source}")
-    fail(node.op, cause, tuple(tensor_of(v.spec, None) for v in node.inputs))
+    try:
+        fail(node.op, cause, tuple(tensor_of(v.spec, None) for v in node.inputs))
+    except NeedleError as error:
+        error.add_note(f"in a compiled function, at {node.source}")
+        raise
