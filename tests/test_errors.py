@@ -113,6 +113,10 @@ def freed() -> None:
     y.backward()
 
 
+def _number(x: Tensor) -> float:
+    return float(x)
+
+
 EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
     "ShapeError": (
         lambda: ndl.ones((32, 784)) @ ndl.ones((128, 784)),
@@ -126,6 +130,12 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
     "ArgumentError": (
         lambda: ndl.sum(Tensor([1.0]), dim=0),
         f"sum: has no attribute 'dim'\n  x: float32[1] on {HERE}\n  attributes: axis, axes, keepdims",
+    ),
+    "CompileError": (
+        lambda: ndl.compile(_number)(Tensor([1.0])),
+        f"a compiled function has no numbers to look at: it is captured once, without computing\n  tensor: float32[1] on {HERE}\n"
+        f"  line: test_errors.py:{_number.__code__.co_firstlineno + 1}\n  capturing: _number; no tensor was changed\n"
+        "  hint: ndl.where(condition, a, b) chooses between tensors; return the tensor to look at it after the call",
     ),
     "BoundsError": (
         lambda: ndl.take(Tensor([1.0, 2.0]), Tensor([5])),

@@ -65,7 +65,7 @@ class Compiled(Generic[P, R]):
         try:
             program = _Program(self.function, key, leaves, structure, tensors, keep_grads=self.keep_grads)
         except NeedleError as error:
-            error.add_note(f"while {self.name} was captured by ndl.compile; no tensor was changed")
+            error.details["capturing"] = f"{self.name}; no tensor was changed"
             raise
         program.reason = self._reason(program)
         self._programs.setdefault(key, []).insert(0, program)

@@ -87,5 +87,5 @@ def _blame(cause: Exception, filename: str, nodes: dict[int, Node]) -> NoReturn:
     try:
         fail(node.op, cause, tuple(tensor_of(v.spec, None) for v in node.inputs))
     except NeedleError as error:
-        error.add_note(f"in a compiled function, at {node.source}")
+        error.details["line"] = f"{node.source}, compiled"
         raise

@@ -52,7 +52,7 @@ _LIBRARIES: Final = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     str(Path(__file__).parents[1]),
 )
-_ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "nothing"})()
+_ABSENT: Final = object()
 _contents: Final = attrgetter("cell_contents")
 
 
@@ -370,8 +370,8 @@ def _attributes(value: Any, kinds: tuple[type, ...]) -> dict[str, Any] | None:
     """The `__dict__` of an object, without asking the object for it."""
     for kind in kinds:
         found = vars(kind).get("__dict__")
-        if type(found) is GetSetDescriptorType:
-            attributes: dict[str, Any] = found.__get__(value)
+        if type(found) in (GetSetDescriptorType, MemberDescriptorType):
+            attributes: dict[str, Any] = found.__get__(value)  # type: ignore[union-attr]
             return attributes
     return None
 
@@ -408,7 +408,9 @@ def _listed(keys: Iterable[Any]) -> str:
 def _shown(value: Any) -> str:
     """A value as text, without asking it unless its type is known."""
     kind = type(value)
-    if kind in _PLAIN or value is _ABSENT:
+    if value is _ABSENT:
+        return "nothing"
+    if kind in _PLAIN:
         return brief(value)
     if kind is tuple:
         return f"({_listed(value)})"
