@@ -133,8 +133,9 @@ EXAMPLES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "CompileError": (
         lambda: ndl.compile(_number)(Tensor([1.0])),
-        f"a compiled function has no numbers to look at: it is captured once, without computing\n  tensor: float32[1] on {HERE}\n"
-        f"  line: test_errors.py:{_number.__code__.co_firstlineno + 1}\n  capturing: _number; no tensor was changed\n"
+        "a compiled function has no numbers to look at: it is captured once, without computing\n"
+        f"  tensor: float32[1] on {HERE}\n  line: test_errors.py:{_number.__code__.co_firstlineno + 1}\n"
+        "  capturing: _number; no tensor was changed\n"
         "  hint: ndl.where(condition, a, b) chooses between tensors; return the tensor to look at it after the call",
     ),
     "BoundsError": (
