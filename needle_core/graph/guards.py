@@ -37,17 +37,8 @@ ARRAY_BYTES: Final = 1 << 16
 """NumPy arrays up to this size are compared by their elements, too; larger ones are taken to stay as they are."""
 
 _PLAIN: Final = (type(None), bool, int, float, complex, str, bytes)
-_CALLED: Final = {
-    "forward",
-    "__call__",
-    "__getitem__",
-    "__iter__",
-    "__len__",
-    "__contains__",
-    "__enter__",
-    "__exit__",
-    "__bool__",
-}
+_CALLED: Final = {"forward", "__call__", "__getitem__", "__iter__", "__len__", "__contains__", "__enter__", "__exit__"}
+_INNER: Final = {staticmethod: "__func__", classmethod: "__func__", property: "fget", functools.cached_property: "func"}
 _LIBRARIES: Final = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     str(Path(__file__).parents[1]),
@@ -232,12 +223,8 @@ class _Walk:
         elif kind is MethodType:
             self.add(path, value.__func__)
             self.add(f"{path}.__self__", value.__self__)
-        elif kind in (staticmethod, classmethod):
-            self.add(path, value.__func__)
-        elif kind is property:
-            self.add(path, value.fget)
-        elif kind is functools.cached_property:
-            self.add(path, value.func)
+        elif kind in _INNER:
+            self.add(path, getattr(value, _INNER[kind]))
         elif functools.partial in kinds:
             self.add(path, value.func)
             self.add(f"{path}.args", value.args)
@@ -295,11 +282,9 @@ class _Walk:
                 self._take(instruction.argval, namespace, instruction.argval)
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
                 self._names.add(instruction.argval)
-        defaults = function.__defaults__ or ()
-        last = code.co_argcount
-        for name, value in zip(code.co_varnames[last - len(defaults) : last], defaults, strict=True):
-            self.add(name, value)
-        for name, value in (function.__kwdefaults__ or {}).items():
+        defaults, last = function.__defaults__ or (), code.co_argcount
+        named = zip(code.co_varnames[last - len(defaults) : last], defaults, strict=True)
+        for name, value in chain(named, (function.__kwdefaults__ or {}).items()):
             self.add(name, value)
 
     def _whole(self, path: str, held: Any, dotted: bool = False, inside: bool = False) -> None:
