@@ -49,15 +49,9 @@ def test_the_output_of_the_program_does_not_mix_with_the_graphs(program: str) ->
 
 
 def test_only_chooses_by_name(program: str) -> None:
-    shown = CliRunner().invoke(graph, [program, "--only", "squ", "--format", "report"])
+    shown = CliRunner().invoke(graph, [program, "--only", "squ", "--report"])
     assert shown.stdout.startswith("squared: 2 programs\n0: captured because it is the first call\n")
     assert "argument 0: float32[2] on" in shown.stdout.split("1: captured because")[1].splitlines()[0]
-
-
-def test_several_functions_do_not_fit_on_one_page(program: str) -> None:
-    shown = CliRunner().invoke(graph, [program, "--format", "dot"])
-    assert shown.exit_code == 2
-    assert "--only NAME chooses" in shown.stderr
 
 
 def test_what_is_written_to_a_file_is_what_is_shown(program: str, tmp_path: Path) -> None:

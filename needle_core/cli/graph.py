@@ -21,12 +21,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--only", metavar="NAME", help="Only functions whose name contains NAME.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "dot", "html", "report"]), default="text", show_default=True,
-    help="Nodes line by line; Graphviz; a page to search; or what was captured, when and why.",
-)  # fmt: skip
+@click.option("--report", is_flag=True, help="Show what was captured, when and why, instead of the graphs.")
 @click.option("--output", metavar="PATH", type=click.Path(dir_okay=False), help="Write to PATH.  [default: standard output]")
-def graph(model: str, only: str | None, form: str, output: str | None) -> None:
+def graph(model: str, only: str | None, report: bool, output: str | None) -> None:
     """Run the Python program FILE and show what it compiles.
 
     What the program prints goes to standard error.
@@ -34,24 +31,11 @@ def graph(model: str, only: str | None, form: str, output: str | None) -> None:
     found = [f for f in _compiled_by(model) if only is None or only in f.name]
     if not found:
         raise click.ClickException(f"{model} calls no compiled function" + (f" whose name contains {only!r}" if only else ""))
-    if form in ("dot", "html") and len(found) > 1:
-        names = ", ".join(f.name for f in found)
-        raise click.UsageError(f"--format {form} shows one function, and there are {len(found)}: {names}; --only NAME chooses")
-    text = "\n\n".join(_shown(f, form) for f in found)
+    text = "\n\n".join(f.report() if report else f"# {f.name}\n{f.graph}" for f in found)
     if output is None:
         click.echo(text)
     else:
         Path(output).write_text(text + "\n", encoding="utf-8")
-
-
-def _shown(function: Compiled[..., object], form: str) -> str:
-    if form == "report":
-        return function.report()
-    if form == "dot":
-        return function.graph.to_dot()
-    if form == "html":
-        return function.graph.to_html(function.name)
-    return f"# {function.name}\n{function.graph}"
 
 
 def _compiled_by(model: str) -> list[Compiled[..., object]]:
