@@ -154,6 +154,7 @@ def test_one_tensor_as_two_arguments() -> None:
 
 def test_class_ops_run_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEEDLE_FALLBACK", "allow")  # for devices other than the host
+
     class Twice(ndl.TensorOp):
         def compute(self, x: Any) -> Any:
             return x * 2
