@@ -272,7 +272,7 @@ class Op(Generic[P, R]):
     def _runner(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], canonical: dict[str, Any]) -> Run:
         """What to run where the door has given this output and these canonical attributes."""
         if mode.trace is not None:
-            if self.body is None or self._kernel(spec) is not None:
+            if self.body is None or self.kernel_for(spec) is not None:
                 return write_down(self, spec, canonical)
             return launch_body(self, self.body, spec, canonical)
         bound = self.bound(specs, spec, canonical)
@@ -285,7 +285,7 @@ class Op(Generic[P, R]):
                     self._pairs[specs] = (bound, spec, canonical, spec.dtype.is_floating)
         return launch(self, bound, spec, canonical)
 
-    def _kernel(self, spec: Spec | tuple[Spec, ...]) -> Kernel | None:
+    def kernel_for(self, spec: Spec | tuple[Spec, ...]) -> Kernel | None:
         """The kernel for this output, if its backend has one."""
         backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
         if (self.name, backend.name) not in KERNELS and OPS.get(self.name) is not self:
@@ -301,7 +301,7 @@ class Op(Generic[P, R]):
 
         Raises MissingKernelError for a primitive without a kernel, unless NEEDLE_FALLBACK lets the host compute it.
         """
-        kernel = self._kernel(spec)
+        kernel = self.kernel_for(spec)
         if kernel is not None:
             backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
             return backend.bind(kernel, attrs, specs, spec)

@@ -24,6 +24,7 @@ from needle_core.graph.capture import Captured, Made, Place, capture, require_sa
 from needle_core.graph.executor import executor
 from needle_core.graph.graph import Graph
 from needle_core.graph.guards import Guards
+from needle_core.graph.passes import optimized
 from needle_core.nn.module import Module
 from needle_core.record import Ended, mode
 from needle_core.tensor import NotKept, Tensor, tensor_of
@@ -185,7 +186,7 @@ class _Program:
         captured = capture(function, tensors, call, keep_grads=keep_grads)
         require_same(first, captured)
         middle = time.perf_counter()
-        self.graph = captured.graph
+        self.graph = optimized(captured.graph)
         self._run = executor(self.graph)
         self._seconds = middle - start, time.perf_counter() - middle
         self._before = len(captured.graph.nodes)

@@ -21,7 +21,7 @@ from needle_core.spec import Spec
 from needle_core.tensor import Axes, Operand, Tensor
 
 __all__ = [
-    "diagonal", "einsum", "linear", "matmul", "outer", "tensordot", "trace", "vecdot", "vector_norm",
+    "diagonal", "einsum", "gemm", "linear", "matmul", "outer", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
 
@@ -54,6 +54,27 @@ def _by_right(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 matmul.vjp(_by_left, _by_right)
 Tensor.__matmul__ = matmul.of_two  # type: ignore[method-assign]
+
+
+@promoting(to_common)
+def _general(a: Spec, b: Spec, *, transpose_a: bool = False, transpose_b: bool = False) -> tuple[Spec, dict[str, Any]]:
+    if min(a.ndim, b.ndim) < 2:
+        raise ShapeError("both are matrices, or stacks of them")
+    left, right = (x.like(shape=(*x.shape[:-2], *x.shape[:-3:-1])) if t else x for x, t in ((a, transpose_a), (b, transpose_b)))
+    return contracted(left, right)[0], {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
+
+
+@composite(_general)
+def gemm(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+    """Matrix product of matrices of which either is given transposed: what BLAS calls by this name.
+
+    A compiled graph has it in the place of `matmul` where transposes come before, if the backend has a kernel.
+
+    Shapes:   a (*s, m, k), or (*s, k, m) with transpose_a; b (*s, k, n), or (*s, n, k) with transpose_b -> (*s, m, n)
+    Dtypes:   as `matmul`
+    Raises:   ShapeError if the inner dimensions differ, or one has less than two axes
+    """
+    return (a.mT if transpose_a else a) @ (b.mT if transpose_b else b)
 
 
 @promoting(to_common)

@@ -31,6 +31,10 @@ def _norm(x: Array, axis: Any, keepdims: bool, ord: float = 2) -> Array:
     return np.asarray((size**ord).sum(axis=axis, keepdims=keepdims) ** (1 / ord))
 
 
+def _gemm(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+    return np.einsum(f"...{'ki' if transpose_a else 'ik'},...{'jk' if transpose_b else 'kj'}->...ij", a, b)
+
+
 declare("matmul", np.matmul, [
     sample(real(3), real(3)), sample(real(2, 3), real(3)), sample(real(3), real(3, 4)), sample(real(2, 3), real(3, 4)),
     sample(real(5, 2, 3), real(3, 2)), sample(real(2, 1, 2, 3), real(3, 3, 2)), sample(real(2, 3), real(4, 3, 2)),
@@ -46,6 +50,15 @@ declare("matmul", np.matmul, [
     refuses(ShapeError, "hint: a @ b.mT has shape [2, 4]", real(2, 3), real(4, 3)),
     refuses(ShapeError, "shapes do not broadcast", real(2, 2, 3), real(3, 3, 2)),
     refuses(DtypeError, "matrices hold numbers", mask(2, 2), mask(2, 2)),
+])  # fmt: skip
+declare("gemm", _gemm, [
+    sample(real(2, 3), real(3, 4)), sample(real(3, 2), real(3, 4), transpose_a=True),
+    sample(real(2, 3), real(4, 3), transpose_b=True), sample(real(3, 2), real(4, 3), transpose_a=True, transpose_b=True),
+    sample(real(5, 3, 2), real(3, 4), transpose_a=True), sample(real(2, 1, 2, 3), real(3, 2, 3), transpose_b=True),
+    sample(real(0, 2), real(0, 3), transpose_a=True), sample(real(200, 3), real(1, 3), transpose_b=True),
+], gradient=COMPLEX, dtypes=NUMBERS, rounds=1, accumulates=True, either_zero=FROM_ZERO, refusals=[
+    refuses(ShapeError, "inner dimensions differ, 3 != 4", real(2, 3), real(3, 4), transpose_b=True),
+    refuses(ShapeError, "both are matrices", real(3), real(3, 2)), refuses(DtypeError, "", mask(2, 2), mask(2, 2)),
 ])  # fmt: skip
 declare("linear", lambda x, weight, bias: x @ weight + bias, [
     sample(real(3), real(3, 2), real(2)), sample(real(4, 3), real(3, 2), real(2)), sample(real(2, 2, 3), real(3, 4), real(4)),

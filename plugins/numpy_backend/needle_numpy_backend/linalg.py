@@ -16,6 +16,10 @@ def matmul(a: Array, b: Array) -> Array:
     return np.matmul(a, b, out=...)
 
 
+def gemm(a: Array, b: Array, *, transpose_a: bool, transpose_b: bool) -> Array:
+    return matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b)
+
+
 def linear(x: Array, weight: Array, bias: Array) -> Array:
     y = matmul(x, weight)
     y += bias
