@@ -19,6 +19,7 @@ A plugin's own tests take five lines:
     suite          all checks of one plugin, on its devices
     report         running and counting them
     evidence       the results of former runs
+    programs       random programs
     usage          which ops a program uses
     loopback       a device that behaves like an accelerator on any machine
 

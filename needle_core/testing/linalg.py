@@ -32,7 +32,7 @@ def _norm(x: Array, axis: Any, keepdims: bool, ord: float = 2) -> Array:
 
 
 def _gemm(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-    return np.einsum(f"...{'ki' if transpose_a else 'ik'},...{'jk' if transpose_b else 'kj'}->...ij", a, b)
+    return np.asarray(np.einsum(f"...{'ki' if transpose_a else 'ik'},...{'jk' if transpose_b else 'kj'}->...ij", a, b))
 
 
 declare("matmul", np.matmul, [
