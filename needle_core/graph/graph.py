@@ -85,6 +85,11 @@ class Node:
         self.outputs = tuple(Output(s, self, i) for i, s in enumerate(specs))
 
     @property
+    def name(self) -> str:
+        """What it does, in a word."""
+        return self.op.name
+
+    @property
     def spec(self) -> Spec | tuple[Spec, ...]:
         """The spec of its output, or the specs in a tuple if the op gives several."""
         specs = tuple(y.spec for y in self.outputs)
@@ -93,6 +98,27 @@ class Node:
     def on(self, inputs: Sequence[Value]) -> Node:
         """The same application to other values of the same specs."""
         return type(self)(self.op, inputs, self.attrs, self.spec, self.source)
+
+
+class Fused(Node):
+    """Nodes that run as one, without memory for what only they read: `body` is their graph, on inputs of its own.
+
+    Its op is that of the last of them.
+    """
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: Graph, inputs: Sequence[Value]) -> None:
+        last = body.nodes[-1]
+        super().__init__(last.op, inputs, {}, tuple(y.spec for y in body.outputs), last.source)
+        self.body = body
+
+    @property
+    def name(self) -> str:
+        return "fused"
+
+    def on(self, inputs: Sequence[Value]) -> Fused:
+        return Fused(self.body, inputs)
 
 
 class Graph:
@@ -120,13 +146,30 @@ class Graph:
         return counts
 
     def names(self) -> dict[Value, str]:
-        """A name for each value: those of inputs are their labels, those of constants their numbers, others are counted."""
+        """A name for each value: labels of inputs, numbers of constants or c0, c1 ..., and %1, %2 ... for what nodes give."""
         found: dict[Value, str] = {v: v.label for v in self.inputs}
         for i, c in enumerate(self.constants()):
             found[c] = c.label if c.number is not None else f"c{i}"
         for v in (y for node in self.nodes for y in node.outputs):
             found[v] = f"%{len(found)}"
         return found
+
+    def unfused(self) -> Graph:
+        """The same with the parts of fused nodes in their places."""
+        now: dict[Value, Value] = {}
+        nodes: list[Node] = []
+        for node in self.nodes:
+            inputs = [now.get(v, v) for v in node.inputs]
+            if isinstance(node, Fused):
+                inner: dict[Value, Value] = dict(zip(node.body.inputs, inputs, strict=True))
+                for part in node.body.nodes:
+                    nodes.append(part.on([inner.get(v, v) for v in part.inputs]))
+                    inner.update(zip(part.outputs, nodes[-1].outputs, strict=True))
+                now.update((y, inner[z]) for y, z in zip(node.outputs, node.body.outputs, strict=True))
+            else:
+                nodes.append(node.on(inputs))
+                now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
+        return Graph(self.inputs, nodes, [now.get(v, v) for v in self.outputs])
 
     def __str__(self) -> str:
         names = self.names()
@@ -135,8 +178,10 @@ class Graph:
         for node in self.nodes:
             written = [names[v] for v in node.inputs] + [f"{name}={value}" for name, value in node.attrs.items()]
             made = ", ".join(f"{names[y]}: {y.spec}" for y in node.outputs)
-            line = f"{made} = {node.op.name}({', '.join(written)})"
+            line = f"{made} = {node.name}({', '.join(written)})"
             lines.append(f"{line:<88}  # {node.source}" if node.source else line)
+            if isinstance(node, Fused):
+                lines += [f"    {part}" for part in str(node.body).splitlines()[len(node.inputs) :]]
         lines.append(f"return {', '.join(names[v] for v in self.outputs)}")
         return "\n".join(lines)
 

@@ -25,7 +25,7 @@ Found: TypeAlias = Node | Sequence[Value] | None
 Rule: TypeAlias = Callable[[Node], Found]
 
 ELEMENTWISE: Final = frozenset(name for family in (elementwise, elementary, activation) for name in family.__all__)
-"""Ops of the core that give each element from the elements at the same place, operands broadcast."""
+"""The names of elementwise ops of the core."""
 
 FOLDED: Final = 65_536
 """Bytes up to which a constant is computed ahead; a large one costs more memory than time."""
@@ -196,7 +196,7 @@ def _undone(node: Node) -> Found:
 
 def _broadcast_operand(node: Node) -> Found:
     """An op that broadcasts its operands needs none that was broadcast before, if another has the whole shape."""
-    if node.op.name not in ELEMENTWISE:
+    if not is_elementwise(node):
         return None
     whole = node.outputs[0].spec.shape
     small = [_broadcast_from(v) for v in node.inputs]
@@ -256,6 +256,11 @@ def _applied(name: str, inputs: Sequence[Value], attrs: Mapping[str, Any], inste
     return Node(op, inputs, canonical, spec, instead_of.source)
 
 
+def is_elementwise(node: Node) -> bool:
+    """Whether each element that it gives comes from the elements at the same place, operands broadcast: an op of the core."""
+    return node.op.name in ELEMENTWISE and OPS[node.op.name] is node.op
+
+
 # -- what is known of a value -----------------------------------------------------------------------------------------------
 
 
@@ -281,7 +286,7 @@ def _transposed_from(v: Value) -> Value | None:
 def _is_fresh(v: Value) -> bool:
     """Whether `v` fills memory of its own without gaps, so that a copy of it would lie in memory as it does."""
     node = _made_by(v)
-    return _is_row_major(v) or (node is not None and node.op.name in ELEMENTWISE and v.spec.dtype.is_floating)
+    return _is_row_major(v) or (node is not None and is_elementwise(node) and v.spec.dtype.is_floating)
 
 
 def _is_row_major(v: Value) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from needle_core.backend import default_device
 from needle_core.errors import NeedleError
 from needle_core.op import OPS
-from needle_core.spec import Spec, dtype
+from needle_core.spec import Spec, dtype, promote
 from needle_core.tensor import Tensor
 from needle_core.testing import CASES
 from needle_core.testing.samples import Array
@@ -114,8 +114,14 @@ class _Maker:
 
     def _call(self, name: str, *operands: int | Plain, **attrs: Any) -> bool:
         """Add a call if the door lets it in."""
-        known = [self.specs[i] for i in operands if not isinstance(i, Plain)]
-        specs = [Spec.of((), known[0].dtype, self.device) if isinstance(i, Plain) else self.specs[i] for i in operands]
+        first = self.specs[operands[0]] if operands and isinstance(operands[0], int) else None
+        specs = []
+        for i in operands:
+            if isinstance(i, Plain):
+                assert first is not None  # numbers come second
+                specs.append(Spec.of((), promote(first.dtype, type(i.number)), self.device))
+            else:
+                specs.append(self.specs[i])
         try:
             rule = getattr(OPS[name].door, "promotion", lambda *dtypes: dtypes)
             dtypes = rule(*(s.dtype for s in specs))
@@ -224,7 +230,7 @@ class _Maker:
         operands: list[int] = []
         for given, array in zip(sample.inputs, sample.draw(case.name), strict=True):
             fitting = [i for i, s in self.specs.items() if s.shape == array.shape and s.dtype == "float32"]
-            if given.kind == "real" and fitting and self.rng.random() < 0.5:
+            if array.dtype.kind == "f" and not given.values and fitting and self.rng.random() < 0.5:
                 operands.append(fitting[self.rng.integers(len(fitting))])
             else:
                 operands.append(self._input(array))
