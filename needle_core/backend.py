@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,21 @@ from needle_core.op import OPS, Kernel, lock, register_kernels
 from needle_core.spec import Device, DType, Spec
 
 if TYPE_CHECKING:
+    from needle_core.graph.plan import Plan
     from needle_core.plugins.manifest import Plugin
 
 Buffer: TypeAlias = Any
 DeviceLike: TypeAlias = Device | str
+
+
+class Executable(NamedTuple):
+    """A compiled plan. `run` takes the buffers of the plan's inputs and gives those of its outputs, in order.
+
+    It writes those inputs whose numbers are in `overwrites`, some of the donated ones. It may be called by several threads.
+    """
+
+    run: Callable[..., Sequence[Buffer]]
+    overwrites: Collection[int] = ()
 
 
 class Backend(ABC):
@@ -74,6 +85,22 @@ class Backend(ABC):
         if not attrs:
             return kernel
         return lambda *buffers: kernel(*buffers, **attrs)
+
+    def compile(self, plan: Plan) -> Executable:
+        """A program for a plan, run at each call of a compiled function; by default, kernels one after the other.
+
+        All nodes are on one device and have kernels there. docs/write-a-backend.md tells how a plan is read.
+        """
+        from needle_core.graph.executor import executor
+
+        return Executable(executor(plan.graph.unfused()))
+
+    def owns(self, buffer: Buffer) -> bool:
+        """Whether the memory of `buffer` is its own, writable, and no other object's without a reference to `buffer`.
+
+        Only then does a compiled program write it; else a copy.
+        """
+        return False
 
     def synchronize(self, device: Device) -> None:
         """Return when all work given to `device` is done."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from operator import attrgetter
+from sys import getrefcount
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -21,10 +22,10 @@ from needle_core import tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, NeedleError, brief, warn
 from needle_core.graph.capture import Captured, Made, Place, capture, require_same
-from needle_core.graph.executor import executor
-from needle_core.graph.graph import Graph
+from needle_core.graph.graph import Fused, Graph
 from needle_core.graph.guards import Guards
 from needle_core.graph.passes import optimized
+from needle_core.graph.plan import executable, planned
 from needle_core.nn.module import Module
 from needle_core.record import Ended, mode
 from needle_core.tensor import NotKept, Tensor, tensor_of
@@ -186,11 +187,15 @@ class _Program:
         captured = capture(function, tensors, call, keep_grads=keep_grads)
         require_same(first, captured)
         middle = time.perf_counter()
-        self.graph = optimized(captured.graph)
-        self._run = executor(self.graph)
-        self._seconds = middle - start, time.perf_counter() - middle
-        self._before = len(captured.graph.nodes)
         self._take(captured, tensors)
+        self._captured = len(captured.graph.nodes)
+        graph = optimized(captured.graph)
+        self._optimized = len(graph.nodes)
+        self.plan = planned(graph, self._replaced(captured.graph))
+        self.graph, self._backend = self.plan.graph, self.plan.device.backend
+        passed = time.perf_counter()
+        self._run, self._overwritten = executable(self.plan)
+        self._seconds = middle - start, passed - middle, time.perf_counter() - passed
 
     def _take(self, captured: Captured, tensors: list[Tensor]) -> None:
         """Lay out what a call does beside running the graph."""
@@ -202,6 +207,15 @@ class _Program:
         self._ids = set(map(id, self._state))
         self._conditions = captured.conditions
         self._assigns = bool(self._targets or self._gradients)
+
+    def _replaced(self, graph: Graph) -> dict[int, int]:
+        """Which input of the graph each of its outputs is the next value of."""
+        given = len(graph.inputs) - len(self._state) - len(self._read)
+        places: dict[Any, int] = {id(t): given + i for i, t in enumerate(self._state)}
+        places |= {i: i for i in range(given)} if not self._aliased else {}
+        values = [(self._count + k, p.of) for k, p in enumerate(self._targets) if p.what == "value"]
+        found = {k: places.get(of if isinstance(of, int) else id(of)) for k, of in values}
+        return {k: i for k, i in found.items() if i is not None}
 
     def holds(self, tensors: list[Tensor]) -> bool:
         """Whether what the graph depends on is as it was."""
@@ -233,7 +247,11 @@ class _Program:
     def __call__(self, tensors: list[Tensor]) -> Any:
         given = dict.fromkeys(tensors) if self._aliased else tensors
         gradients: Any = [self._owner(p, tensors)._grad for p in self._read]
-        outputs = self._run(*map(_buffer_of, given), *map(_buffer_of, self._state), *map(_buffer_of, gradients))
+        buffers = [*map(_buffer_of, given), *map(_buffer_of, self._state), *map(_buffer_of, gradients)]
+        for i in self._overwritten:
+            if references(buffers, i) > ALONE or not self._backend.owns(buffers[i]):
+                buffers[i] = self._backend.from_numpy(np.array(self._backend.to_numpy(buffers[i])), self.plan.device)
+        outputs = self._run(*buffers)
         made: dict[int, Tensor] = {}
         results = [self._result(r, outputs, tensors, made) for r in self._results]
         for (of, what), buffer in zip(self._targets, outputs[self._count :]):  # noqa: B905  # as many, and strict costs
@@ -261,17 +279,31 @@ class _Program:
 
     def described(self) -> list[str]:
         """The lines of a report."""
-        given = [f"{name}: {spec}" for name, spec in self.signature.items()]
+        plan, (captured, passed, compiled) = self.plan, (f"{seconds * 1e3:.1f} ms" for seconds in self._seconds)
+        fused = [node for node in plan.graph.nodes if isinstance(node, Fused)]
+        parts = sum(len(node.body.nodes) for node in fused)
         return [
-            *given,
-            f"{len(self._state)} tensors from outside, {len(self._targets)} assigned",
-            f"{self._before} nodes captured in {self._seconds[0] * 1e3:.1f} ms, "
-            f"{len(self.graph.nodes)} after the passes, planned in {self._seconds[1] * 1e3:.1f} ms",
+            *(f"{name}: {spec}" for name, spec in self.signature.items()),
+            f"{len(self._state)} tensors from outside, {len(self._targets)} assigned, {len(plan.donated)} of them in place",
+            f"{self._captured} nodes captured in {captured}, {self._optimized} after the passes",
+            f"{len(plan.graph.nodes)} after fusion: {parts} nodes are parts of {len(fused)} fused ones; planned in {passed}",
+            f"arena of {plan.arena:,} bytes, {plan.in_place} values in place; at most {plan.peak:,} bytes beyond what is given",
+            f"compiled by {plan.device.backend.name} in {compiled}",
         ]
 
 
 _ENDED: Any = Ended()
 _buffer_of = attrgetter("buffer")
+
+
+def references(buffers: Sequence[Any], i: int) -> int:
+    """How many references there are to a buffer."""
+    return getrefcount(buffers[i])
+
+
+ALONE = references([(lone := tensor_of(None, object())).buffer], 0)  # type: ignore[arg-type]
+"""So many, if it is in one tensor and in the list that is handed over."""
+
 _is_tracked = attrgetter("tracked")
 
 

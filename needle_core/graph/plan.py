@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from needle_core.backend import Executable, default_device
+from needle_core.graph.executor import executor
 from needle_core.graph.fuse import fused
 from needle_core.graph.graph import Graph, Value
 from needle_core.graph.memory import Layout, Memory, committed_last
@@ -39,8 +41,19 @@ class Plan:
         return self.arena + sum(v.spec.nbytes for k, v in enumerate(self.graph.outputs) if new.get(v) == ("output", k))
 
 
-def plan(graph: Graph, device: Device, replaced: Mapping[int, int]) -> Plan:
+def planned(graph: Graph, replaced: Mapping[int, int]) -> Plan:
     """The plan for a graph after the passes. `replaced` says for outputs which input they are the next value of."""
+    specs = [v.spec for v in (*graph.outputs, *graph.inputs)]
+    device = specs[0].device if specs else default_device()
     graph = committed_last(fused(graph), replaced)
     layout = Layout(graph, replaced)
     return Plan(graph, device, layout.memory, layout.size, layout.donated, layout.in_place)
+
+
+def executable(plan: Plan) -> Executable:
+    """What the backend makes of a plan. Where the host has to compute an op, or a second device, the core calls the kernels."""
+    nodes = plan.graph.unfused().nodes
+    devices = {v.spec.device for node in nodes for v in (*node.inputs, *node.outputs)}
+    if devices <= {plan.device} and all(node.op.kernel_for(node.spec) is not None for node in nodes):
+        return plan.device.backend.compile(plan)
+    return Executable(executor(plan.graph.unfused()))

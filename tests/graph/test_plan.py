@@ -14,7 +14,7 @@ from needle_core.graph.executor import executor, kernel_of
 from needle_core.graph.graph import Fused, Graph, Node, Output
 from needle_core.graph.memory import ALIGNMENT, arena
 from needle_core.graph.passes import optimized
-from needle_core.graph.plan import Plan, plan
+from needle_core.graph.plan import Plan, planned
 from needle_core.graph.program import Instruction, Load, Store, program_of
 from needle_core.testing.interpreter import interpreted
 from tests.graph.captures import graph_of, identity, of, ops_of, random_graph
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def planned(function: Callable[..., Any], *tensors: ndl.Tensor, replaced: dict[int, int] | None = None) -> Plan:
-    return plan(optimized(graph_of(function, *tensors)), ndl.default_device(), replaced or {})
+def plan_of(function: Callable[..., Any], *tensors: ndl.Tensor, replaced: dict[int, int] | None = None) -> Plan:
+    return planned(optimized(graph_of(function, *tensors)), replaced or {})
 
 
 def names(graph: Graph) -> list[str]:
@@ -61,7 +61,7 @@ def only_fused(graph: Graph) -> Fused:
     ],
 )  # fmt: skip
 def test_groups_of_elementwise_nodes_are_fused(function: Callable[[ndl.Tensor], Any], expected: list[str]) -> None:
-    assert names(planned(function, SQUARE).graph) == expected
+    assert names(plan_of(function, SQUARE).graph) == expected
 
 
 def test_a_fused_node_gives_what_others_read_and_nothing_else() -> None:
@@ -69,7 +69,7 @@ def test_a_fused_node_gives_what_others_read_and_nothing_else() -> None:
         double = x * 2
         return double + 1, (double - 1).sum()
 
-    node = only_fused(planned(function, SQUARE).graph)
+    node = only_fused(plan_of(function, SQUARE).graph)
     assert [y.spec.shape for y in node.outputs] == [(3, 3), ()]
     assert [part.name for part in node.body.nodes] == ["multiply", "add", "subtract", "sum"]
 
@@ -78,7 +78,7 @@ def test_a_fused_node_gives_what_others_read_and_nothing_else() -> None:
 def test_fused_nodes_hold_the_nodes_that_they_stand_for(seed: int) -> None:
     _, _, graph = random_graph(seed)
     graph = optimized(graph)
-    whole = plan(graph, ndl.default_device(), {}).graph
+    whole = planned(graph, {}).graph
     assert sorted(ops_of(whole.unfused())) == sorted(ops_of(graph))
 
 
@@ -90,7 +90,7 @@ def test_a_program_has_loads_numbers_instructions_and_stores() -> None:
         y = (x - row) * 0.5
         return y, y.sum(axis=0)
 
-    program = program_of(only_fused(planned(function, SQUARE, of([1, 2, 3])).graph))
+    program = program_of(only_fused(plan_of(function, SQUARE, of([1, 2, 3])).graph))
     assert program.shape == (3, 3)
     assert program.loads == (Load(0, ndl.float32, (3, 1)), Load(1, ndl.float32, (0, 1)))
     assert program.numbers == ((0.5, ndl.float32),)
@@ -113,7 +113,7 @@ def test_a_program_has_loads_numbers_instructions_and_stores() -> None:
 
 def test_the_state_of_random_bits_is_loaded_as_two_numbers() -> None:
     state = of([7, 3], np.int64)
-    program = program_of(only_fused(planned(lambda s: ndl.random_bits(s, shape=(2, 2)) + 1, state).graph))
+    program = program_of(only_fused(plan_of(lambda s: ndl.random_bits(s, shape=(2, 2)) + 1, state).graph))
     assert program.loads == (Load(0, ndl.int64, (0, 0), 0), Load(0, ndl.int64, (0, 0), 1))
     assert program.instructions[0] == Instruction("random_bits", (0, 1), {}, ndl.int64)
 
@@ -122,13 +122,13 @@ def test_the_state_of_random_bits_is_loaded_as_two_numbers() -> None:
 
 
 def test_a_reshape_lies_where_its_operand_is() -> None:
-    made = planned(lambda x: (x @ x).reshape(9) @ (x @ x).reshape(9, 1), SQUARE)
+    made = plan_of(lambda x: (x @ x).reshape(9) @ (x @ x).reshape(9, 1), SQUARE)
     product, *reshapes = made.graph.nodes[:3]
     assert {made.memory[y] for node in reshapes for y in node.outputs} == {made.memory[product.outputs[0]]}
 
 
 def test_an_elementwise_node_writes_over_an_operand_that_dies() -> None:
-    made = planned(lambda x: (x @ x + 1) @ x, SQUARE)
+    made = plan_of(lambda x: (x @ x + 1) @ x, SQUARE)
     product, plus, last = made.graph.nodes
     assert made.memory[plus.outputs[0]] == made.memory[product.outputs[0]] == ("arena", 0)
     assert (made.arena, made.in_place, made.peak) == (ALIGNMENT, 1, ALIGNMENT + 36)
@@ -136,16 +136,16 @@ def test_an_elementwise_node_writes_over_an_operand_that_dies() -> None:
 
 
 def test_an_operand_that_is_broadcast_or_read_again_is_not_written_over() -> None:
-    made = planned(lambda x: ((x @ x[0]) + x @ x) @ x, SQUARE)
+    made = plan_of(lambda x: ((x @ x[0]) + x @ x) @ x, SQUARE)
     plus = next(node for node in made.graph.nodes if node.name == "add")
     vector, matrix = plus.inputs
     assert made.memory[plus.outputs[0]] == made.memory[matrix] != made.memory[vector]
-    made = planned(lambda x: ndl.exp(x @ x) @ (x @ x), SQUARE)
+    made = plan_of(lambda x: ndl.exp(x @ x) @ (x @ x), SQUARE)
     assert made.in_place == 0
 
 
 def test_new_state_takes_the_memory_of_the_old() -> None:
-    made = planned(lambda w, x: w - 0.1 * (x @ w), SQUARE, SQUARE, replaced={0: 0})
+    made = plan_of(lambda w, x: w - 0.1 * (x @ w), SQUARE, SQUARE, replaced={0: 0})
     assert made.donated == {0: 0}
     assert made.memory[made.graph.outputs[0]] == ("input", 0)
     assert made.peak == made.arena == ALIGNMENT
@@ -162,14 +162,14 @@ def test_new_state_takes_the_memory_of_the_old() -> None:
 )
 def test_state_is_kept_until_nothing_needs_it_or_can_fail(function: Callable[..., Any]) -> None:
     graph = optimized(graph_of(function, SQUARE, SQUARE))
-    assert plan(graph, ndl.default_device(), {0: 0}).donated == {}
+    assert planned(graph, {0: 0}).donated == {}
 
 
 def test_new_state_is_written_last() -> None:
     def function(w: ndl.Tensor, x: ndl.Tensor) -> Any:
         return w - 1, ndl.take(x, x.astype("int64")[0], axis=0)
 
-    made = planned(function, SQUARE, of(np.ones((3, 3))), replaced={0: 0})
+    made = plan_of(function, SQUARE, of(np.ones((3, 3))), replaced={0: 0})
     assert names(made.graph)[-1] == "subtract"
     assert made.donated == {0: 0}
 
@@ -249,7 +249,7 @@ def random_plan(seed: int, *, samples: bool) -> tuple[Plan, Graph, list[Any]]:
         fitting = [j for j, x in enumerate(graph.inputs) if x.spec is y.spec and j not in replaced.values()]
         if fitting:
             replaced[k] = fitting[0]
-    return plan(graph, ndl.default_device(), replaced), graph, [t.numpy() for t in tensors]
+    return planned(graph, replaced), graph, [t.numpy() for t in tensors]
 
 
 def in_rows(node: Node) -> Callable[..., Any]:

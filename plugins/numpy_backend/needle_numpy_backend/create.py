@@ -43,7 +43,7 @@ def _words(state: Array, n: int) -> Words:
     multiplied[1] = position & 0xFFFFFFFF
     mixed = np.empty((2, blocks), np.uint64)
     mixed[0] = np.arange(blocks, dtype=np.uint64) >> _32
-    mixed[1] = position >> 32
+    mixed[1] = position >> 32 & 0xFFFFFFFF
     low, high = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
     key = np.array([[low], [high]], np.uint64)
     for _ in range(10):
