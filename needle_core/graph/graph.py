@@ -6,7 +6,7 @@ changes a graph makes a new one; nodes and values themselves never change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -154,13 +154,13 @@ class Graph:
             found[v] = f"%{len(found)}"
         return found
 
-    def unfused(self) -> Graph:
-        """The same with the parts of fused nodes in their places."""
+    def unfused(self, which: Callable[[Fused], bool] = lambda node: True) -> Graph:
+        """The same with their parts in the places of fused nodes, or of those that are chosen."""
         now: dict[Value, Value] = {}
         nodes: list[Node] = []
         for node in self.nodes:
             inputs = [now.get(v, v) for v in node.inputs]
-            if isinstance(node, Fused):
+            if isinstance(node, Fused) and which(node):
                 inner: dict[Value, Value] = dict(zip(node.body.inputs, inputs, strict=True))
                 for part in node.body.nodes:
                     nodes.append(part.on([inner.get(v, v) for v in part.inputs]))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from needle_core.backend import Backend
+from needle_core.backend import Backend, Executable
 from needle_core.op import Kernel
 from needle_core.spec import Device, DType, Spec
 from needle_numpy_backend import (
@@ -31,10 +31,13 @@ from needle_numpy_backend import (
     shape,
 )
 
+if TYPE_CHECKING:
+    from needle_core.graph.plan import Plan
+
 Array = npt.NDArray[Any]
 
 
-def _quiet_context() -> Callable[..., Any]:
+def quiet_context() -> Callable[..., Any]:
     """`run(f, *args)` of a context in which NumPy follows IEEE 754 without warnings: 1/0 is inf on every backend.
 
     Entering it costs 30 ns a kernel; `np.errstate` around each would cost 800.
@@ -44,7 +47,7 @@ def _quiet_context() -> Callable[..., Any]:
     return context.run
 
 
-_run = _quiet_context()
+_run = quiet_context()
 
 
 class NumpyBackend(Backend):
@@ -91,28 +94,41 @@ class NumpyBackend(Backend):
     def bind(
         self, kernel: Kernel, attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
     ) -> Callable[..., Any]:
-        options = dict(attrs)
-        if isinstance(kernel, np.ufunc) and isinstance(output, Spec) and not output.shape:
-            options["out"] = ...  # an array also where NumPy gives a number
-
-        bound = partial(kernel, **options) if options else kernel
+        bound = with_attributes(kernel, attrs, output)
 
         def call(*buffers: Array) -> Any:
             try:
                 return _run(bound, *buffers)
             except RuntimeError:  # another thread is in the context; what the kernel itself raised, it raises again
-                return _quiet_context()(bound, *buffers)
+                return quiet_context()(bound, *buffers)
 
         def call_one(x: Array) -> Any:  # these two are most calls, and 0.1 us faster
             try:
                 return _run(bound, x)
             except RuntimeError:
-                return _quiet_context()(bound, x)
+                return quiet_context()(bound, x)
 
         def call_two(a: Array, b: Array) -> Any:
             try:
                 return _run(bound, a, b)
             except RuntimeError:
-                return _quiet_context()(bound, a, b)
+                return quiet_context()(bound, a, b)
 
         return call_two if len(inputs) == 2 else call_one if len(inputs) == 1 else call
+
+    def compile(self, plan: Plan) -> Executable:
+        from needle_numpy_backend.compiler import compiled
+
+        return compiled(plan)
+
+    def owns(self, buffer: Array) -> bool:
+        flags = buffer.flags
+        return flags.owndata and flags.writeable
+
+
+def with_attributes(kernel: Kernel, attrs: Mapping[str, Any], output: Spec | tuple[Spec, ...]) -> Callable[..., Any]:
+    """`kernel` with its attributes fixed."""
+    options = dict(attrs)
+    if isinstance(kernel, np.ufunc) and isinstance(output, Spec) and not output.shape:
+        options["out"] = ...  # an array also where NumPy gives a number
+    return partial(kernel, **options) if options else kernel
