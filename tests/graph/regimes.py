@@ -55,6 +55,8 @@ def bits(value: Any) -> list[Any]:
 def _told(leaf: Any) -> Any:
     if isinstance(leaf, nn.Module | optim.Optimizer):
         return bits(leaf.state_dict())
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype, leaf.shape, leaf.tobytes()
     return (leaf.spec, leaf.requires_grad, leaf.numpy().tobytes()) if isinstance(leaf, ndl.Tensor) else repr(leaf)
 
 
