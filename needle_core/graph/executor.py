@@ -75,7 +75,7 @@ def _last_uses(graph: Graph) -> list[list[Value]]:
 
 
 def _blame(cause: Exception, filename: str, nodes: dict[int, Node]) -> NoReturn:
-    """Raise the error that the op of the failing line would raise in an eager call, with the line of the user's."""
+    """Raise the error for the node of the failing line."""
     trace = cause.__traceback__
     node: Node | None = None
     while trace is not None:
@@ -84,6 +84,11 @@ def _blame(cause: Exception, filename: str, nodes: dict[int, Node]) -> NoReturn:
         trace = trace.tb_next
     if node is None:
         raise cause
+    failed(node, cause)
+
+
+def failed(node: Node, cause: Exception) -> NoReturn:
+    """Raise the error that the op would raise in an eager call, with the line of the user's."""
     try:
         fail(node.op, cause, tuple(tensor_of(v.spec, None) for v in node.inputs))
     except NeedleError as error:

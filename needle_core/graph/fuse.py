@@ -20,7 +20,7 @@ LONGEST: Final = 64
 def fused(graph: Graph) -> Graph:
     """The graph with fused nodes, each at the place of its last part.
 
-    A group takes up nodes as long as nothing outside of it has read what it gives. So all that reads it comes after its last
+    A group takes up nodes as long as nothing outside of it has read what it gives (random bits read their whole state). So all that reads it comes after its last
     node, all that it reads comes before, and no circle can arise.
     """
     groups: list[_Group] = []
@@ -29,7 +29,7 @@ def fused(graph: Graph) -> Graph:
         read = {home[v] for v in node.inputs if v in home}
         shape = index_space(node)
         joined = {g for g in read if g.is_open and g.shape == shape and not g.reduced.intersection(node.inputs)}
-        if shape is None or 1 + sum(len(g.nodes) for g in joined) > LONGEST:
+        if shape is None or node.name == "random_bits" or 1 + sum(len(g.nodes) for g in joined) > LONGEST:
             joined = set()
         for g in read - joined:
             g.is_open = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from needle_core.errors import MissingKernelError
-from needle_core.graph.executor import kernel_of
+from needle_core.graph.executor import failed, kernel_of
 from needle_core.graph.graph import Constant, Fused, Node, Value
 from needle_core.graph.plan import Plan
 from needle_core.graph.program import Program, program_of
@@ -48,7 +48,11 @@ def interpreted(plan: Plan) -> Callable[..., list[Array]]:
             return memory[: v.spec.nbytes].view(v.spec.dtype.numpy).reshape(v.spec.shape)
 
         for node in graph.nodes:
-            for y, array in zip(node.outputs, computed(node, [lying(v) for v in node.inputs]), strict=True):
+            try:
+                made = computed(node, [lying(v) for v in node.inputs])
+            except Exception as cause:
+                failed(node, cause)
+            for y, array in zip(node.outputs, made, strict=True):
                 lying(y)[...] = array.reshape(y.spec.shape)
         return [lying(v) for v in graph.outputs]
 
@@ -57,10 +61,10 @@ def interpreted(plan: Plan) -> Callable[..., list[Array]]:
 
 def computed(node: Node, operands: Sequence[Array]) -> list[Array]:
     """What a node gives: a fused one by its program, another by the kernel of its device."""
+    device = node.outputs[0].spec.device
     if isinstance(node, Fused):
-        return execute(program_of(node), operands, node.outputs[0].spec.device)
-    made = kernel_of(node)(*operands)
-    return list(made) if node.is_tuple else [made]
+        return execute(program_of(node), operands, device)
+    return _by_kernel(kernel_of(node), operands, device, is_tuple=node.is_tuple)
 
 
 def execute(program: Program, inputs: Sequence[Array], device: Device) -> list[Array]:
@@ -93,4 +97,11 @@ def _called(name: str, operands: Sequence[Array], attrs: Mapping[str, Any], devi
     kernel = op.bound(specs, spec, canonical)
     if kernel is None:
         raise MissingKernelError(f"{name} has no kernel on {device}")
-    return np.asarray(kernel(*operands))
+    return _by_kernel(kernel, operands, device)[0]
+
+
+def _by_kernel(kernel: Callable[..., Any], operands: Sequence[Array], device: Device, *, is_tuple: bool = False) -> list[Array]:
+    """What a kernel of `device` gives for arrays of the host."""
+    backend = device.backend
+    made = kernel(*(backend.from_numpy(x, device) for x in operands))
+    return [backend.to_numpy(y) for y in (made if is_tuple else (made,))]

@@ -10,18 +10,22 @@ loopback:1, so that things can be on the wrong one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet, finalize
 
 import numpy as np
 import numpy.typing as npt
 
-from needle_core.backend import Backend, Buffer, device as find_device, host_backends
+from needle_core.backend import Backend, Buffer, Executable, device as find_device, host_backends
 from needle_core.errors import DeviceError
 from needle_core.op import KERNELS, OPS, Kernel
 from needle_core.plugins import hookimpl
 from needle_core.plugins.registrar import Registrar
 from needle_core.spec import Device, DType, Spec
+
+if TYPE_CHECKING:
+    from needle_core.graph.plan import Plan
 
 needle_api = 1
 
@@ -126,6 +130,26 @@ class LoopbackBackend(Backend):
             return self._keep(result, buffers, place)
 
         return call
+
+    def compile(self, plan: Plan) -> Executable:
+        """The interpreter of plans, so that a plan is run in poisoned memory wherever this device is tested."""
+        from needle_core.testing.interpreter import interpreted
+
+        graph, run = plan.graph, interpreted(plan)
+        inputs = {v: j for j, v in enumerate(graph.inputs)}
+        kept = {k: inputs[v] for k, v in enumerate(graph.outputs) if v in inputs} | dict(plan.donated)
+
+        def execute(*buffers: LoopbackBuffer) -> list[LoopbackBuffer]:
+            made = run(*(np.ascontiguousarray(b._array).reshape(b._array.shape) for b in buffers))
+            if not all(b._memory.is_intact for b in buffers):
+                raise RuntimeError("the program wrote outside of an operand")
+            return [buffers[kept[k]] if k in kept else self.from_numpy(y, plan.device) for k, y in enumerate(made)]
+
+        return Executable(execute, frozenset(plan.donated.values()))
+
+    def owns(self, buffer: LoopbackBuffer) -> bool:
+        is_whole = buffer._array.flags.c_contiguous and buffer._array.nbytes == buffer._memory.nbytes
+        return is_whole and getrefcount(buffer._memory) == 2  # of this buffer, and of the question
 
     def _keep(self, result: Any, operands: tuple[LoopbackBuffer, ...], place: Device) -> Any:
         """A buffer for what a kernel returned; what is no array is left to the core, which refuses it."""
