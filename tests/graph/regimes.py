@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
+import pytest
 
 import needle_core as ndl
 from needle_core import nn, optim, tree
@@ -60,13 +62,21 @@ def _told(leaf: Any) -> Any:
     return (leaf.spec, leaf.requires_grad, leaf.numpy().tobytes()) if isinstance(leaf, ndl.Tensor) else repr(leaf)
 
 
-# -- a small network --------------------------------------------------------------------------------------------------------
+# -- a network --------------------------------------------------------------------------------------------------------------
+
+size = SimpleNamespace(width=8)
+
+
+@pytest.fixture(params=[8, 8192], ids=["small", "large"], autouse=True)
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are as wide as this. Backends may compute with 40,000 elements otherwise than with 40, and write in place."""
+    monkeypatch.setattr(size, "width", request.param)
 
 
 def network(dtype: str = "float32") -> nn.Sequential:
     """Running statistics, random numbers, and parameters in three places."""
-    first, last = nn.Linear(5, 8, dtype=dtype), nn.Linear(8, 3, dtype=dtype)
-    return nn.Sequential(first, nn.BatchNorm1d(8, dtype=dtype), nn.ReLU(), nn.Dropout(0.3), last)
+    first, last = nn.Linear(5, size.width, dtype=dtype), nn.Linear(size.width, 3, dtype=dtype)
+    return nn.Sequential(first, nn.BatchNorm1d(size.width, dtype=dtype), nn.ReLU(), nn.Dropout(0.3), last)
 
 
 def batch(i: int, dtype: str = "float32", n: int = 6) -> Batch:

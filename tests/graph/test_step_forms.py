@@ -12,7 +12,9 @@ import pytest
 import needle_core as ndl
 from needle_core import nn
 from needle_core.errors import CompileError
-from tests.graph.regimes import Batch, Function, Wrap, adam, batch, bits, eager, network, outcome, require_same
+from tests.graph.regimes import Batch, Function, Wrap, adam, batch, bits, eager, network, outcome, require_same, width
+
+__all__ = ["width"]
 
 NESTED = "the first capture of a compiled method that calls another of the same object finds that one new"
 MADE = "tensors in a Module that a compiled function has made stay values of the graph"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import needle_core as ndl
@@ -25,7 +26,10 @@ from tests.graph.regimes import (
     require_same,
     trained,
     training,
+    width,
 )
+
+__all__ = ["width"]
 
 # -- optimizers, clipping, schedules ----------------------------------------------------------------------------------------
 
@@ -177,6 +181,21 @@ def seed(i: int, model: nn.Module, opt: optim.Optimizer) -> None:
 )
 def test_changes_between_calls(change: Callable[[int, nn.Sequential, optim.Optimizer], object]) -> None:
     require_same(between_calls(change))
+
+
+def test_what_was_taken_before_a_step_stays_as_it_was() -> None:
+    def program(wrap: Wrap) -> Any:
+        model = network()
+        opt = adam(model.parameters())
+        step, kept = wrap(training(model, opt)), []
+        for i in range(12):
+            p = model.parameters()[i % 2]
+            taken = [model.state_dict, opt.state_dict, lambda p=p: p.data, p.detach, p.numpy, lambda p=p: np.from_dlpack(p)]
+            kept.append(taken[i // 2]())
+            kept.append((step(*batch(i)), opt.groups[0].states[i % 2]["m"].data))
+        return model, opt, kept
+
+    require_same(program)
 
 
 def test_seeds_draw_again_what_they_drew() -> None:
