@@ -19,7 +19,7 @@ from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
 from needle_core.record import Ended, Node, mode, order
 from needle_core.spec import Spec
-from needle_core.tensor import Tensor, buffer_of, constant, tensor_of
+from needle_core.tensor import NotKept, Tensor, buffer_of, constant, tensor_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,6 +89,8 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
             if leaf._grad is None and trace is None:
                 leaf._grad = tensor_of(g.spec, g.buffer)  # as below, in 0.2 us less
                 continue
+            if (leaf._grad if trace is None else trace.gradient(leaf)) is NotKept:
+                continue  # a sum with it is not known either; whoever reads it is told
             before_it = leaf.grad
             if before_it is not None and before_it.spec is not leaf.spec:
                 raise GradientError(

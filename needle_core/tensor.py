@@ -231,9 +231,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """What `backward` has left here: a tensor like this one, or None."""
-        if mode.trace is not None:
-            return mode.trace.gradient(self)
-        g = self._grad
+        g = self._grad if mode.trace is None else mode.trace.gradient(self)
         if g is NotKept:
             raise not_kept(self)
         return g  # type: ignore[return-value]

@@ -23,7 +23,7 @@ from needle_core.nn.module import Module
 from needle_core.op import nothing_remembered
 from needle_core.record import mode
 from needle_core.spec import Spec
-from needle_core.tensor import NotKept, Number, Tensor, leaked, not_kept, tensor_of
+from needle_core.tensor import NotKept, Number, Tensor, leaked, tensor_of
 from needle_core.tensor_op import TensorOp
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Captured:
     outputs are the results first, then what goes to `targets`.
     `results` has for each leaf of the returned tree `structure` what it is: Made, a Place (that very tensor), or a plain value.
     `gradients` are the places whose gradient was set, and whether to None. `conditions` are the gradients that were there
-    before and were looked at, each with its spec, None for none.
+    before and were looked at, each with its spec, None for none, or NotKept.
     """
 
     graph: Graph
@@ -62,7 +62,7 @@ class Captured:
     structure: tree.Structure
     results: tuple[Any, ...]
     gradients: tuple[tuple[Place, bool], ...]
-    conditions: tuple[tuple[Place, Spec | None], ...]
+    conditions: tuple[tuple[Place, Spec | type[NotKept] | None], ...]
 
 
 class _Entry:
@@ -80,7 +80,7 @@ class _Gradient:
 
     __slots__ = ("now", "place", "was", "was_read")
 
-    def __init__(self, place: Place, was: Tensor | None, *, was_read: bool) -> None:
+    def __init__(self, place: Place, was: Tensor | type[NotKept] | None, *, was_read: bool) -> None:
         self.place, self.was, self.now, self.was_read = place, was, was, was_read
 
 
@@ -180,21 +180,18 @@ class Trace:
             hint="ndl.where(condition, a, b) chooses between tensors; return the tensor to look at it after the call",
         )
 
-    def gradient(self, t: Tensor) -> Tensor | None:
-        """`t.grad`, as the function sees it."""
+    def gradient(self, t: Tensor) -> Tensor | type[NotKept] | None:
+        """`t.grad`, as the function sees it; or that it was not kept."""
         entry = self._entries.get(id(t))
         if entry is None and isinstance(t.buffer, Value):
-            return t._grad if isinstance(t._grad, Tensor) else None
+            return t._grad
         known = self._gradients.get(id(t))
         if known is None:
             place = (entry or self._enter(t)).place
             owner = self._given[place.of] if isinstance(place.of, int) else place.of
-            found = owner._grad
-            if found is NotKept:
-                raise not_kept(owner)
-            was = None
-            if isinstance(found, Tensor):
-                was = tensor_of(found.spec, self._input(found.spec, Place(place.of, "gradient")))
+            was = owner._grad
+            if isinstance(was, Tensor):
+                was = tensor_of(was.spec, self._input(was.spec, Place(place.of, "gradient")))
             known = self._gradients[id(t)] = _Gradient(Place(place.of, "gradient"), was, was_read=True)
         return known.now
 
@@ -234,8 +231,8 @@ class Trace:
         assigned = [e for e in self._entries.values() if e.value is not e.input]
         changed = [g for g in self._gradients.values() if g.now is not g.was or not g.was_read]
         looked_at = [g for g in self._gradients.values() if g.was_read]
-        kept = [g for g in changed if g.now is not None] if keep_grads else []
-        outputs += [e.value for e in assigned] + [self.read(g.now) for g in kept if g.now is not None]
+        kept = [g for g in changed if isinstance(g.now, Tensor)] if keep_grads else []
+        outputs += [e.value for e in assigned] + [self.read(g.now) for g in kept if isinstance(g.now, Tensor)]
         targets = (*(e.place for e in assigned), *(g.place for g in kept))
         gradients = tuple((g.place, g.now is None) for g in changed if g not in kept)
         values = [(v, p) for v, p in self._inputs if p.what == "value"]
@@ -243,7 +240,7 @@ class Trace:
         read = [(v, p) for v, p in self._inputs if p.what == "gradient"]
         inputs = [*(v for v, p in values if isinstance(p.of, int)), *(v for v, _ in state), *(v for v, _ in read)]
         graph = Graph(inputs, self.nodes, outputs)
-        conditions = tuple((g.place, None if g.was is None else g.was.spec) for g in looked_at)
+        conditions = tuple((g.place, g.was.spec if isinstance(g.was, Tensor) else g.was) for g in looked_at)
         origins = tuple(t for _, t in state), tuple(p for _, p in read)
         return Captured(graph, *origins, targets, structure, tuple(results), gradients, conditions)
 

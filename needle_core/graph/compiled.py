@@ -107,7 +107,8 @@ class Compiled(Generic[P, R]):
         bound = vars(instance).get(name)
         if bound is None:
             bound = Compiled(self.function.__get__(instance, owner), keep_grads=self.keep_grads)
-            object.__setattr__(instance, name, bound)
+            if mode.trace is None:  # else it only passes the call on
+                object.__setattr__(instance, name, bound)
         return bound
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -20,8 +20,8 @@ LONGEST: Final = 64
 def fused(graph: Graph) -> Graph:
     """The graph with fused nodes, each at the place of its last part.
 
-    A group takes up nodes as long as nothing outside of it has read what it gives (random bits read their whole state). So all that reads it comes after its last
-    node, all that it reads comes before, and no circle can arise.
+    A group takes up nodes as long as nothing outside of it has read what it gives. So all that reads it comes after its last
+    node, all that it reads comes before, and no circle can arise. Random bits join none, for each reads all of the state.
     """
     groups: list[_Group] = []
     home: dict[Value, _Group] = {}

@@ -110,7 +110,7 @@ def in_blocks(node: Fused, over: Mapping[int, int]) -> Callable[..., Any]:
             names[y] = next(dead, f"t{i}")
             scratch[names[y]] = y.spec.dtype
         if isinstance(kernel, np.ufunc):
-            loop.append(f"{call}, {names[y]})")
+            loop.append(f"{call}, out={names[y]})")
         else:
             loop.append(f"{names[y]}{'[...]' * names[y].startswith('z')} = {call})")
         if k >= 0 and names[y] != f"z{k}":  # the input that lies there is read once more
