@@ -16,10 +16,12 @@ A plugin's own tests take five lines:
     transfers      the checks of a backend apart from its ops
     optimizers     the checks of an optimizer
     modules        the checks of modules
+    compilation    the checks of compiled functions
+    programs       random programs
+    interpreter    plans run in poisoned memory
     suite          all checks of one plugin, on its devices
     report         running and counting them
     evidence       the results of former runs
-    programs       random programs
     usage          which ops a program uses
     loopback       a device that behaves like an accelerator on any machine
 

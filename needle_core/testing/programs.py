@@ -43,6 +43,8 @@ BINARY: Final = (
     "add", "subtract", "multiply", "divide", "maximum", "minimum", "less", "equal", "logical_and", "atan2", "remainder",
 )  # fmt: skip
 REDUCING: Final = ("sum", "max", "min", "mean", "any", "all", "prod")
+WHOLE: Final = ("add", "subtract", "multiply", "square", "negative", "abs", "sum", "prod", "matmul", "random_bits")
+"""Ops that give whole numbers for such, exactly if they are small; beside those that never round."""
 NEUTRAL: Final = (
     ("multiply", 1),
     ("divide", 1),
@@ -66,24 +68,33 @@ class RandomProgram:
     outputs: list[int] = field(default_factory=list)
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        values = self.values(*tensors)
+        return [values[i] for i in self.outputs]
+
+    def values(self, *tensors: Tensor) -> list[Tensor]:
+        """The results of all calls."""
         values: list[Tensor] = []
         for name, operands, attrs in self.calls:
             args = (i.number if isinstance(i, Plain) else values[i] if i >= 0 else tensors[~i] for i in operands)
             made = OPS[name](*args, **attrs)
             values += made if isinstance(made, tuple) else (made,)
-        return [values[i] for i in self.outputs]
+        return values
 
 
-def random_program(seed: int, *, steps: int = 16, samples: bool = True) -> RandomProgram:
-    """A program for the default device; without `samples`, only of what compilers rearrange."""
-    return _Maker(np.random.default_rng(seed), samples=samples).program(steps)
+def random_program(seed: int, *, steps: int = 16, samples: bool = True, whole: bool = False) -> RandomProgram:
+    """A program for the default device; without `samples`, only of what compilers rearrange.
+
+    If it is to be `whole`, all numbers are, and no op rounds as long as they stay small: whatever the order of additions, the
+    results are the same.
+    """
+    return _Maker(np.random.default_rng(seed), samples=samples, whole=whole).program(steps)
 
 
 class _Maker:
     """Draws the steps of a program. A door says whether a call can be made; what it refuses is drawn anew."""
 
-    def __init__(self, rng: np.random.Generator, *, samples: bool) -> None:
-        self.rng, self.device, self.made = rng, default_device(), RandomProgram()
+    def __init__(self, rng: np.random.Generator, *, samples: bool, whole: bool) -> None:
+        self.rng, self.whole, self.device, self.made = rng, whole, default_device(), RandomProgram()
         self.specs: dict[int, Spec] = {}
         self.count = 0
         rows, columns = (int(n) for n in rng.integers(1, 6, 2))
@@ -108,7 +119,7 @@ class _Maker:
     def _input(self, values: Array) -> int:
         """A new input, in float32, int64 or bool."""
         array: Array = np.asarray(values).astype({"f": np.float32, "i": np.int64, "b": np.bool_}[np.asarray(values).dtype.kind])
-        self.made.inputs.append(array)
+        self.made.inputs.append(np.round(array) if self.whole and array.dtype.kind == "f" else array)
         self.specs[-len(self.made.inputs)] = Spec.of(array.shape, dtype(array.dtype), self.device)
         return -len(self.made.inputs)
 
@@ -141,7 +152,8 @@ class _Maker:
         return int(len(self.specs) * self.rng.random() ** 0.7) - len(self.made.inputs)
 
     def _pick(self, names: Sequence[str]) -> str:
-        return names[int(self.rng.integers(len(names)))]
+        allowed = [name for name in names if not self.whole or name in WHOLE or (name in CASES and CASES[name].exact)]
+        return allowed[int(self.rng.integers(len(allowed)))]
 
     def _unary(self) -> bool:
         return self._call(self._pick(UNARY), self._any())
@@ -183,7 +195,8 @@ class _Maker:
         return (divisor, n // divisor)
 
     def _cast(self) -> bool:
-        return self._call("astype", self._any(), dtype=dtype(self._pick(["float32", "float64", "int64", "float16", "bool"])))
+        names = ["float32", "float64", "int64", "bool"] if self.whole else ["float32", "float64", "int64", "float16", "bool"]
+        return self._call("astype", self._any(), dtype=dtype(names[int(self.rng.integers(len(names)))]))
 
     def _reduction(self) -> bool:
         x = self._any()
@@ -221,7 +234,7 @@ class _Maker:
 
     def _sample(self) -> bool:
         """A sample of a declaration: its inputs are inputs of the program, or values that fit."""
-        case = list(CASES.values())[self.rng.integers(len(CASES))]
+        case = CASES[self._pick([*CASES])]
         if case.name not in OPS or not case.samples or case.name == "to_device":  # a program has one device
             return False
         sample = case.samples[int(self.rng.integers(len(case.samples)))]

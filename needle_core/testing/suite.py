@@ -1,6 +1,6 @@
 """All checks of one plugin: which they are, on which devices, how many there must be, and which may fail.
 
-    a backend        every op of the core, transfers, random bits, memory and modules, on its first device
+    a backend        every op of the core, transfers, random bits, memory, modules and compilation, on its first device
     ops              every op of the plugin, on each device that can run it
     optimizers       every optimizer of the plugin, on the default device, and on the loopback device unless `quick`
     kernels          every op that the plugin has a kernel for, on the first device of that backend
@@ -30,7 +30,7 @@ from needle_core.plugins.environment import choice
 from needle_core.plugins.manifest import GROUPS
 from needle_core.spec import Device
 from needle_core.tensor_op import TensorOp
-from needle_core.testing import check, memory, modules, optimizers, promises, transfers
+from needle_core.testing import check, compilation, memory, modules, optimizers, promises, transfers
 from needle_core.testing.samples import Case, Check, MismatchError
 
 
@@ -239,6 +239,8 @@ class _Planner:
         self._add("backend", device, partial(transfers.checks_of_backend, seed, quick=quick), promised, place)
         promised = partial(modules.promised_by_modules, quick=quick)
         self._add("modules", device, partial(modules.checks_of_modules, seed, quick=quick), promised, place)
+        promised = partial(compilation.promised_by_compilation, quick=quick)
+        self._add("compile", device, partial(compilation.checks_of_compilation, seed, quick=quick), promised, place)
 
     def _kernels(self, device: Device) -> None:
         for name in sorted(self.activation.plugin.kernels_for(device.backend.name)):

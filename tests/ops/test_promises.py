@@ -116,7 +116,7 @@ def test_nothing_is_lost_of_a_whole_backend() -> None:
         "forward": 22457, "body": 9907, "special": 3576, "empty": 448, "broadcast": 400, "large": 94, "undeclared": 18,
         "scalars": 50, "memory": 1743, "repeat": 165, "gradient": 1394, "gradient dtypes": 2788, "second order": 1394,
         "kink": 12, "refusal": 316, "arguments": 165, "devices": 72, "declaration": 165, "count": 167, "transfer": 392,
-        "layer": 200,
+        "layer": 200, "program": 200, "step": 6, "state": 2,
     })  # fmt: skip
     made = suite("loopback")
     assert Counter(planned.kind for planned in made.checks) == made.promised
