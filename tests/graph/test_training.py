@@ -14,6 +14,7 @@ from needle_core import nn, optim
 from needle_core.plugins import registry
 from needle_core.testing.optimizers import OptimizerCase
 from needle_optimizers.conformance import CASES
+from tests.devices import on_the_host
 from tests.graph.regimes import (
     Wrap,
     adam,
@@ -183,16 +184,24 @@ def test_changes_between_calls(change: Callable[[int, nn.Sequential, optim.Optim
     require_same(between_calls(change))
 
 
-def test_what_was_taken_before_a_step_stays_as_it_was() -> None:
+TAKEN: dict[str, Callable[[nn.Module, optim.Optimizer], Any]] = {
+    "state_dict": lambda model, opt: (model.state_dict(), opt.state_dict()),
+    "data": lambda model, opt: [t.data for t in (*model.parameters(), *opt.groups[0].states[0].values())],
+    "detach": lambda model, opt: [t.detach() for t in (*model.parameters(), *model.buffers())],
+    "numpy": lambda model, opt: [p.numpy() for p in model.parameters()],
+    "dlpack": lambda model, opt: [np.from_dlpack(p) for p in model.parameters()],
+}
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=on_the_host) if way == "dlpack" else way for way in TAKEN])
+def test_what_was_taken_before_a_step_stays_as_it_was(way: str) -> None:
     def program(wrap: Wrap) -> Any:
         model = network()
         opt = adam(model.parameters())
         step, kept = wrap(training(model, opt)), []
-        for i in range(12):
-            p = model.parameters()[i % 2]
-            taken = [model.state_dict, opt.state_dict, lambda p=p: p.data, p.detach, p.numpy, lambda p=p: np.from_dlpack(p)]
-            kept.append(taken[i // 2]())
-            kept.append((step(*batch(i)), opt.groups[0].states[i % 2]["m"].data))
+        for i in range(6):
+            kept.append(TAKEN[way](model, opt))
+            step(*batch(i))
         return model, opt, kept
 
     require_same(program)
