@@ -30,15 +30,15 @@ class Structure(NamedTuple):
 LEAF = Structure(None)
 
 
-def flatten(value: Any, *, whole: type | tuple[type, ...] = ()) -> tuple[list[Any], Structure]:
-    """The leaves of a tree, from left to right, and its structure. Instances of `whole` are leaves, whatever is in them."""
+def flatten(value: Any, *, whole: Callable[[Any], bool] | None = None) -> tuple[list[Any], Structure]:
+    """The leaves of a tree, from left to right, and its structure. What `whole` says True of is a leaf, whatever is in it."""
     leaves: list[Any] = []
     return leaves, _flatten(value, leaves, whole)
 
 
-def _flatten(value: Any, leaves: list[Any], whole: type | tuple[type, ...]) -> Structure:
+def _flatten(value: Any, leaves: list[Any], whole: Callable[[Any], bool] | None) -> Structure:
     kind = type(value)
-    if whole and isinstance(value, whole):
+    if whole is not None and whole(value):
         leaves.append(value)
         return LEAF
     if value is None:

@@ -211,7 +211,7 @@ class Trace:
 
     def finish(self, result: Any, *, keep_grads: bool) -> Captured:
         """What was captured, where the function has returned `result`."""
-        leaves, structure = tree.flatten(result, whole=Module)
+        leaves, structure = tree.flatten(result, whole=self._is_from_outside)
         outputs: list[Value] = []
         places: dict[int, int] = {}
         results: list[Any] = []
@@ -243,6 +243,13 @@ class Trace:
         conditions = tuple((g.place, g.was.spec if isinstance(g.was, Tensor) else g.was) for g in looked_at)
         origins = tuple(t for _, t in state), tuple(p for _, p in read)
         return Captured(graph, *origins, targets, structure, tuple(results), gradients, conditions)
+
+    def _is_from_outside(self, value: Any) -> bool:
+        """Whether it is a Module that the function has not made: none of its tensors stands for what is not computed yet."""
+        if not isinstance(value, Module):
+            return False
+        tensors = [t for t in tree.flatten(value)[0] if isinstance(t, Tensor)]
+        return all(id(t) in self._entries or not isinstance(t.buffer, Value) for t in tensors)
 
 
 @contextmanager

@@ -50,9 +50,13 @@ class Compiled(Generic[P, R]):
         if mode.trace is not None or engine.watcher is not None:  # part of what another captures; or someone looks at the ops
             return self.function(*args, **kwargs)
         if args or kwargs:
-            leaves, structure = tree.flatten((args, kwargs), whole=Module)
+            leaves, structure = tree.flatten((args, kwargs), whole=_is_module)
             tensors = [x for x in leaves if isinstance(x, Tensor)]
-            key: Any = (structure, *map(_key, leaves), _aliases(tensors), mode.grad, default_device())
+            try:
+                key: Any = (structure, *map(_key, leaves), _aliases(tensors), mode.grad, default_device())
+            except CompileError as error:
+                error.details["function"] = self.name
+                raise
         else:
             leaves, structure, tensors = [], None, []
             key = mode.grad, default_device()
@@ -306,6 +310,10 @@ ALONE = references([(lone := tensor_of(None, object())).buffer], 0)  # type: ign
 """So many, if it is in one tensor and in the list that is handed over."""
 
 _is_tracked = attrgetter("tracked")
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, Module)
 
 
 def _key(leaf: Any) -> Any:

@@ -166,7 +166,10 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Put this module and all in it into training mode; returns the module."""
         for module in self.modules():
-            module.training = mode
+            if mode is type(module).training:
+                vars(module).pop("training", None)  # as when it was made, so that a compiled step is as it was
+            else:
+                module.training = mode
         return self
 
     def eval(self) -> Self:

@@ -50,7 +50,7 @@ def outcome(program: Callable[[Wrap], Any], wrap: Wrap) -> list[Any]:
 
 def bits(value: Any) -> list[Any]:
     """The structure of a tree, and of each leaf all that can be told apart."""
-    leaves, structure = tree.flatten(value, whole=(nn.Module, optim.Optimizer))
+    leaves, structure = tree.flatten(value, whole=lambda v: isinstance(v, nn.Module | optim.Optimizer))
     return [structure, *map(_told, leaves)]
 
 

@@ -199,6 +199,9 @@ def test_train_and_eval_are_two_programs() -> None:
     first, second = f(x).numpy(), f(x).numpy()
     drop.eval()
     assert f(x).tolist() == [1.0] * 100
+    drop.train()
+    assert set(f(x).tolist()) == {0.0, 2.0}
+    assert f.report().count("captured because") == 2
     assert set(first) == {0.0, 2.0}
     assert not np.array_equal(first, second)
 

@@ -76,7 +76,7 @@ def executed(name: str, folder: Path, program: Callable[[str], ast.Module]) -> t
 
 
 def known(value: Any) -> bool:
-    leaves, _ = tree.flatten(value, whole=(nn.Module, optim.Optimizer))
+    leaves, _ = tree.flatten(value, whole=lambda v: isinstance(v, nn.Module | optim.Optimizer))
     return all(isinstance(leaf, KNOWN) for leaf in leaves)
 
 

@@ -91,10 +91,10 @@ def test_mode_of_an_inner_module_is_seen_though_it_was_the_default_of_the_class(
 
 
 def test_mode_that_changes_back_holds_again() -> None:
-    model = nn.ReLU().train()
+    model = nn.ReLU()
     guards = _of(model)
     model.eval()
-    _only(guards, "value.training", "True -> False")
+    _only(guards, "value.training", "nothing -> False")  # of its own; until then it has that of the class
     model.train()
     assert guards.hold()
 

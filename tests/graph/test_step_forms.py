@@ -11,14 +11,12 @@ import pytest
 
 import needle_core as ndl
 from needle_core import nn
-from needle_core.errors import CompileError
 from tests.graph.regimes import Batch, Function, Wrap, adam, batch, bits, eager, network, outcome, require_same, width
 
 __all__ = ["width"]
 
 NUMPY = ndl.default_device().backend.name == "numpy"
 SUMS = pytest.mark.skipif(not NUMPY, reason="only NumPy promises that a sum in a fused node is added up in the same order")
-MADE = "tensors in a Module that a compiled function has made stay values of the graph"
 
 # -- the form of steps ------------------------------------------------------------------------------------------------------
 
@@ -52,7 +50,6 @@ def test_a_module_is_an_argument_and_its_gradients_are_one() -> None:
     require_same(program)
 
 
-@pytest.mark.xfail(raises=CompileError, reason=MADE)
 def test_a_module_is_a_result() -> None:
     def program(wrap: Wrap) -> Any:
         model = network()
