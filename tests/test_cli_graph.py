@@ -74,3 +74,23 @@ def test_program_that_fails_is_told_with_its_traceback(tmp_path: Path) -> None:
     shown = CliRunner().invoke(graph, [str(path)])
     assert shown.exit_code == 1
     assert "ValueError: boom" in shown.stderr
+
+
+def test_a_page_shows_all_graphs(program: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.html"
+    assert CliRunner().invoke(graph, [program, "--format", "html", "--output", str(path)]).exit_code == 0
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "<h1>doubled</h1>" in text
+    assert "<h1>squared</h1>" in text
+
+
+def test_graphviz_source_has_a_graph_for_each_function(program: str) -> None:
+    shown = CliRunner().invoke(graph, [program, "--format", "dot"])
+    assert shown.stdout.count("digraph ") == 2
+
+
+def test_a_report_is_text(program: str) -> None:
+    shown = CliRunner().invoke(graph, [program, "--format", "html", "--report"])
+    assert shown.exit_code == 2
+    assert "a report is text" in shown.stderr

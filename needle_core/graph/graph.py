@@ -171,6 +171,18 @@ class Graph:
                 now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
         return Graph(self.inputs, nodes, [now.get(v, v) for v in self.outputs])
 
+    def to_dot(self) -> str:
+        """Source for Graphviz: `dot -Tsvg`."""
+        from needle_core.graph.drawing import dot
+
+        return dot(self)
+
+    def to_html(self, title: str = "graph") -> str:
+        """A page that shows the graph, searchable, and needs nothing but itself."""
+        from needle_core.graph.drawing import page
+
+        return page([(title, self)])
+
     def __str__(self) -> str:
         names = self.names()
         lines = [f"{names[v]}: {v.spec}" for v in self.inputs]
