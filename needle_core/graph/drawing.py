@@ -74,9 +74,8 @@ def _section(key: str, title: str, graph: Graph) -> list[str]:
 
 
 def _row(
-    ids: Mapping[Value, str], names: Mapping[Value, str], made: Iterable[Value], what: str, node: Node | None = None
+    ids: Mapping[Value, str], names: Mapping[Value, str], made: Sequence[Value], what: str, node: Node | None = None
 ) -> str:
-    made = list(made)
     cells = [
         " ".join(f'<b id="{ids[v]}" data-v="{ids[v]}">{escape(names[v])}</b>' for v in made),
         what,
@@ -121,10 +120,8 @@ def _picture(graph: Graph, names: Mapping[Value, str], ids: Mapping[Value, str])
     boxes, edges = [], []
     for y, row_items in enumerate(rows):
         for x, item in row_items:
-            if isinstance(item, Node):
-                value, text, told = item.outputs[0], item.name, _label(item)
-            else:
-                value, text, told = item, names[item], str(item.spec)
+            value: Value = item.outputs[0] if isinstance(item, Node) else item
+            text, told = (item.name, _label(item)) if isinstance(item, Node) else (names[item], str(item.spec))
             left, top = x * (_WIDE + 10) + 5, y * (_HIGH + _GAP) + 5
             boxes.append(
                 f'<a href="#{ids[value]}" data-v="{ids[value]}">'
