@@ -16,17 +16,29 @@ def attention_weights(q: Array, k: Array, *mask: Array, causal: bool, scale: flo
 
 
 def scaled_dot_product_attention(q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> Array:
-    p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
-    return np.matmul(p, _wide(v)).astype(q.dtype, copy=False)
+    return _attention(q, k, v, *mask, causal=causal, scale=scale)[0]
 
 
 def scaled_dot_product_attention_grad(
     g: Array, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float
 ) -> tuple[Array, ...]:
+    p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
+    return _attention_grad(p, g, q, k, v, *mask, causal=causal, scale=scale)
+
+
+def _attention(q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> tuple[Array, Array]:
+    """The op, and the weights."""
+    p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
+    return np.matmul(p, _wide(v)).astype(q.dtype, copy=False), p
+
+
+def _attention_grad(
+    p: Array, g: Array, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float
+) -> tuple[Array, ...]:
+    """The gradients, given the weights."""
     dtype = q.dtype
     g, q, k, v = (_wide(x) for x in (g, q, k, v))
     q = _stretched(q * scale, k, v)
-    p = _weights(q, k, mask, causal)
     by_v = np.matmul(p.mT, g)
     by_scores = np.matmul(g, v.mT)
     by_scores -= np.einsum("...ts,...ts->...t", by_scores, p)[..., None]

@@ -25,11 +25,11 @@ def softmax(x: Array, *, axes: Axes) -> Array:
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
-    return _normalize(x, weight, bias, eps, tuple(range(x.ndim - weight.ndim, x.ndim)))
+    return _layer_norm(x, weight, bias, eps=eps)[0]
 
 
 def layer_norm_grad(g: Array, x: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
-    return _normalize_grad(g, x, weight, eps, tuple(range(x.ndim - weight.ndim, x.ndim)), tuple(range(x.ndim - weight.ndim)))
+    return _layer_norm_grad(_standard(_wide(x), eps, _last(x, weight)), g, x, weight, eps=eps)
 
 
 def group_norm(x: Array, weight: Array, bias: Array, *, groups: int, eps: float) -> Array:
@@ -139,21 +139,28 @@ def _standard(x: Array, eps: float, axes: Axes) -> tuple[Array, Array]:
     return y, deviation
 
 
-def _normalize(x: Array, weight: Array, bias: Array, eps: float, axes: Axes) -> Array:
-    y, _ = _standard(_wide(x), eps, axes)
-    y *= weight
+def _last(x: Array, weight: Array) -> Axes:
+    """The axes of `weight` in x."""
+    return tuple(range(x.ndim - weight.ndim, x.ndim))
+
+
+def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> tuple[Array, tuple[Array, Array]]:
+    """The op; x with mean 0 and variance 1, and its deviation."""
+    h, deviation = _standard(_wide(x), eps, _last(x, weight))
+    y = h * weight
     y += bias
-    return y.astype(x.dtype, copy=False)
+    return y.astype(x.dtype, copy=False), (h, deviation)
 
 
-def _normalize_grad(g: Array, x: Array, weight: Array, eps: float, axes: Axes, samples: Axes) -> tuple[Array, Array, Array]:
-    h, deviation = _standard(_wide(x), eps, axes)
-    g = _wide(g)
+def _layer_norm_grad(kept: tuple[Array, Array], g: Array, x: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
+    """The gradients, given what `_layer_norm` has kept."""
+    (h, deviation), g = kept, _wide(g)
+    axes, samples = _last(x, weight), tuple(range(x.ndim - weight.ndim))
     gh = g * h
     by_weight, by_bias = sum(gh, axes=samples, keepdims=False), sum(g, axes=samples, keepdims=False)
     gh *= weight
-    h *= mean(gh, axes=axes, keepdims=True)
-    by_x = g * weight
+    h = h * mean(gh, axes=axes, keepdims=True)
+    by_x = np.multiply(g, weight, out=gh)
     by_x -= mean(by_x, axes=axes, keepdims=True)
     by_x -= h
     by_x /= deviation

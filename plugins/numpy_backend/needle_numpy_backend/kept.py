@@ -1,0 +1,64 @@
+"""Gradients that use what their op has computed already.
+
+A gradient's kernel gets only the operands, and computes again what the op knew. A compiled step has both before its eyes. So an
+op can keep what its gradient needs, at the price of memory between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from needle_core.graph.graph import Graph, Node, Value
+from needle_numpy_backend import activation, attention, normalize
+
+
+class Pair(NamedTuple):
+    """An op, as it gives its result and what is to be kept, and its gradient, which gets that before its operands."""
+
+    op: str
+    keeping: Callable[..., Any]
+    given: Callable[..., Any]
+
+
+PAIRS: Final[Mapping[str, Pair]] = {
+    "gelu_grad": Pair("gelu", activation._gelu, activation._gelu_grad),
+    "layer_norm_grad": Pair("layer_norm", normalize._layer_norm, normalize._layer_norm_grad),
+    "scaled_dot_product_attention_grad": Pair("scaled_dot_product_attention", attention._attention, attention._attention_grad),
+}
+"""By the name of the gradient, whose operands after the first are those of the op, or the first of them."""
+
+
+def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
+    """The graph with pairs joined by what is kept, a second output of the op, and the functions that compute their nodes."""
+    ops: dict[Any, Node] = {}
+    partner: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.name in PAIRS:
+            pair, operands = PAIRS[node.name], node.inputs[1:]
+            found = ops.get((pair.op, operands, repr(node.attrs)))
+            if found is not None and found not in partner:
+                partner[node], partner[found] = found, node
+        for n in range(1, len(node.inputs) + 1):
+            ops[node.name, node.inputs[:n], repr(node.attrs)] = node
+    functions: dict[Node, Callable[..., Any]] = {}
+    now: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    kept: dict[Node, Value] = {}
+    for node in graph.nodes:
+        inputs = [now.get(v, v) for v in node.inputs]
+        if node not in partner:
+            made = node.on(inputs)
+        elif node.name in PAIRS:
+            made = Node(node.op, [kept[partner[node]], *inputs], node.attrs, node.spec, node.source)
+            functions[made] = PAIRS[node.name].given
+        else:
+            spec = node.outputs[0].spec
+            made = Node(
+                node.op, inputs, node.attrs, (spec, spec), node.source
+            )  # what is kept has no spec; it is about as large
+            kept[node] = made.outputs[1]
+            functions[made] = PAIRS[partner[node].name].keeping
+        nodes.append(made)
+        now.update(zip(node.outputs, made.outputs, strict=False))
+    return Graph(graph.inputs, nodes, [now.get(v, v) for v in graph.outputs]), functions
