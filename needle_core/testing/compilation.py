@@ -182,7 +182,7 @@ STEPS: Final[dict[str, Callable[[np.random.Generator], Made]]] = {
 
 def _check_kept(place: str) -> None:
     """Numbers that somebody has from before a step stay what they were."""
-    w = ndl.ones((200, 300))
+    w = ndl.ones((300, 300))
 
     @ndl.compile
     def step() -> None:
@@ -200,7 +200,7 @@ def _check_kept(place: str) -> None:
 
 def _check_failure(place: str) -> None:
     """A step that fails leaves its state as it was, and raises what an eager call does."""
-    w, table = ndl.ones((200, 300)), ndl.Tensor([1.0, 2.0])
+    w, table = ndl.ones((300, 300)), ndl.Tensor([1.0, 2.0])
 
     def body(i: ndl.Tensor) -> ndl.Tensor:
         w.data = w * 2

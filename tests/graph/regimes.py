@@ -67,7 +67,7 @@ def _told(leaf: Any) -> Any:
 size = SimpleNamespace(width=8)
 
 
-@pytest.fixture(params=[8, 8192], ids=["small", "large"], autouse=True)
+@pytest.fixture(params=[8, 16384], ids=["small", "large"], autouse=True)
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are as wide as this. Backends may compute with 40,000 elements otherwise than with 40, and write in place."""
     monkeypatch.setattr(size, "width", request.param)

@@ -22,8 +22,8 @@ Array = npt.NDArray[Any]
 BLOCK: Final = 16384
 """Elements: 64 KiB of float32."""
 
-LARGE: Final = 2**17
-"""Elements from which on blocks pay: whole arrays of 512 KiB stay in the second cache."""
+LARGE: Final = 2**16
+"""Elements from which on blocks pay: what is smaller stays in the second cache as it is."""
 
 
 def compiled(plan: Plan) -> Executable:

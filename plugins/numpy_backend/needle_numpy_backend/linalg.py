@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 def matmul(a: Array, b: Array) -> Array:
     if a.dtype.itemsize == 2:  # half precision accumulates in float32
         return np.asarray(matmul(a.astype(np.float32), b.astype(np.float32))).astype(a.dtype)
-    if a.ndim > 2 and b.ndim == 2 and a.size and a.flags.c_contiguous:  # as one product: BLAS has more to share among its threads
+    if a.ndim > 2 and b.ndim == 2 and a.size and a.flags.c_contiguous:  # as one product, which threads can share
         return np.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     return np.matmul(a, b, out=...)
 
