@@ -55,61 +55,38 @@ def silu_grad(g: Array, x: Array) -> Array:
 
 @blockwise
 def gelu(x: Array, *, approximate: str) -> Array:
-    return _bent(x, approximate)[0]
+    z = _wide(x)
+    y = _tanh(z, z * z) if approximate == "tanh" else erf(z * math.sqrt(0.5))
+    y += 1
+    y *= z
+    y *= 0.5
+    return y.astype(x.dtype, copy=False)
 
 
 @blockwise
 def gelu_grad(g: Array, x: Array, *, approximate: str) -> Array:
-    return _slope(_bend(_wide(x), approximate), g, x, approximate)
-
-
-@blockwise
-def _gelu(x: Array, *, approximate: str) -> tuple[Array, Array]:
-    """The op, and `_bend`."""
-    return _bent(x, approximate)
-
-
-@blockwise
-def _gelu_grad(bend: Array, g: Array, x: Array, *, approximate: str) -> Array:
-    """The gradient, given `_bend`."""
-    return _slope(bend, g, x, approximate)
-
-
-def _bend(z: Array, approximate: str) -> Array:
-    """What 1 is added to in gelu: erf(z / sqrt 2), or nearly so."""
-    return _tanh(z, z * z) if approximate == "tanh" else erf(z * math.sqrt(0.5))
-
-
-def _bent(x: Array, approximate: str) -> tuple[Array, Array]:
-    z = _wide(x)
-    bend = _bend(z, approximate)
-    y = bend + 1
-    y *= z
-    y *= 0.5
-    return y.astype(x.dtype, copy=False), bend
-
-
-def _slope(bend: Array, g: Array, x: Array, approximate: str) -> Array:
     z = np.clip(_wide(x), -40, 40)
-    squares, y = z * z, np.square(bend)
+    squares = z * z
     if approximate == "tanh":
-        z *= np.subtract(1, y, out=y)
+        d = _tanh(z, squares)
+        z *= 1 - d * d
         squares *= 3 * _CUBIC
         squares += _SLOPE
         z *= squares
         z *= 0.5
     else:
+        d = erf(z * math.sqrt(0.5))
         squares *= -0.5
         z *= np.exp(squares, out=squares)
         z *= 1 / math.sqrt(2 * math.pi)
-    np.add(bend, 1, out=y)
-    y *= 0.5
-    y += z
-    return np.multiply(g, y, out=...).astype(x.dtype, copy=False)
+    d += 1
+    d *= 0.5
+    d += z
+    return np.multiply(g, d, out=...).astype(x.dtype, copy=False)
 
 
 def _tanh(z: Array, squares: Array) -> Array:
-    """erf(z / sqrt 2), nearly."""
+    """What 1 is added to in the approximation of gelu."""
     y = squares * _CUBIC
     y += _SLOPE
     y *= z

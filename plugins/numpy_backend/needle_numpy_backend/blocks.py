@@ -15,31 +15,21 @@ SIZE: Final = 2**15
 """Elements of a block: the gradient of gelu takes 0.5 ms for 400,000, and 3.4 ms at one go."""
 
 
-def blockwise(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel that works element by element, on operands of one shape block by block. It sees no 0-d arrays.
-
-    It gives an array, or several in a tuple.
-    """
+def blockwise(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """A kernel that works element by element, on operands of one shape block by block. It sees no 0-d arrays."""
 
     @wraps(kernel)
-    def run(*arrays: Array, **attrs: Any) -> Any:
+    def run(*arrays: Array, **attrs: Any) -> Array:
         first = arrays[0]
         if not all(a.ndim for a in arrays):
-            shape = np.broadcast_shapes(*(a.shape for a in arrays))
-            made = kernel(*map(np.atleast_1d, arrays), **attrs)
-            return tuple(y.reshape(shape) for y in made) if isinstance(made, tuple) else made.reshape(shape)
+            return kernel(*map(np.atleast_1d, arrays), **attrs).reshape(np.broadcast_shapes(*(a.shape for a in arrays)))
         if first.size <= SIZE or any(a.shape != first.shape for a in arrays):
             return kernel(*arrays, **attrs)
-        flat = [a.reshape(-1) for a in arrays]
-        results: list[Array] = []
+        y = np.empty(first.shape, first.dtype)
+        out, flat = y.reshape(-1), [a.reshape(-1) for a in arrays]
         for start in range(0, first.size, SIZE):
             block = slice(start, start + SIZE)
-            made = kernel(*(a[block] for a in flat), **attrs)
-            parts = made if isinstance(made, tuple) else (made,)
-            results = results or [np.empty(first.size, part.dtype) for part in parts]
-            for y, part in zip(results, parts, strict=True):
-                y[block] = part
-        shaped = tuple(y.reshape(first.shape) for y in results)
-        return shaped if isinstance(made, tuple) else shaped[0]
+            out[block] = kernel(*(a[block] for a in flat), **attrs)
+        return y
 
     return run

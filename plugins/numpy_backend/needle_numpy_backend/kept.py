@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from needle_core.graph.graph import Graph, Node, Value
-from needle_numpy_backend import activation, attention, normalize
+from needle_numpy_backend import attention, normalize
 
 
 class Pair(NamedTuple):
@@ -22,11 +22,13 @@ class Pair(NamedTuple):
 
 
 PAIRS: Final[Mapping[str, Pair]] = {
-    "gelu_grad": Pair("gelu", activation._gelu, activation._gelu_grad),
     "layer_norm_grad": Pair("layer_norm", normalize._layer_norm, normalize._layer_norm_grad),
     "scaled_dot_product_attention_grad": Pair("scaled_dot_product_attention", attention._attention, attention._attention_grad),
 }
-"""By the name of the gradient, whose operands after the first are those of the op, or the first of them."""
+"""By the name of the gradient, whose operands after the first are those of the op, or the first of them.
+
+Keeping the tanh of gelu would save GPT 1 % of its time, for 14 % more memory.
+"""
 
 
 def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
