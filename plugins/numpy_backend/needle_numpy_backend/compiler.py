@@ -12,10 +12,14 @@ import numpy.typing as npt
 from needle_core.backend import Executable
 from needle_core.graph.executor import executor
 from needle_core.graph.fuse import REDUCTIONS
-from needle_core.graph.graph import Fused, Node, Value
+from needle_core.graph.graph import Fused, Graph, Node, Value
 from needle_core.graph.plan import Plan
+from needle_core.spec import DType
 from needle_numpy_backend.backend import quiet_context, with_attributes
 from needle_numpy_backend.kept import paired
+
+VIEWS: Final = frozenset({"broadcast_to", "expand_as", "flip", "floor", "permute_dims", "reshape", "round", "strided_slice"})
+"""Ops of the core whose kernels may return memory of an operand. Those of other packages are thought to."""
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +37,13 @@ def compiled(plan: Plan) -> Executable:
     """
     graph, functions = paired(plan.graph.unfused(lambda node: not _runs_in_blocks(node)))
     inputs = {v: j for j, v in enumerate(graph.inputs)}
-    donated = {graph.outputs[k]: graph.inputs[j] for k, j in plan.donated.items()}
+    views = _last_reads_of_views(graph)
+    place: dict[Value, int] = {y: i for i, node in enumerate(graph.nodes) for y in node.outputs}
+    donated = {
+        graph.outputs[k]: graph.inputs[j]
+        for k, j in plan.donated.items()
+        if place[graph.outputs[k]] > views.get(graph.inputs[j], -1)
+    }
     overwritten: set[int] = set()
 
     def bound(node: Node) -> Callable[..., Any]:
@@ -65,6 +75,22 @@ def kernel_of(node: Node) -> Callable[..., Any]:
     return with_attributes(kernel, node.attrs, node.spec)
 
 
+def _last_reads_of_views(graph: Graph) -> dict[Value, int]:
+    """For each input the last node that reads a view of it, to which a plan gives memory of its own, but NumPy does not."""
+    origins: dict[Value, set[Value]] = {v: {v} for v in graph.inputs}
+    last: dict[Value, int] = {}
+    for i, node in enumerate(graph.nodes):
+        for v in node.inputs:
+            last.update((x, i) for x in origins.get(v, ()) if x is not v)
+        parts = node.body.nodes if isinstance(node, Fused) else (node,)
+        if any(part.name in VIEWS or not part.op.__module__.startswith("needle_core.ops.") for part in parts):
+            found = set[Value]().union(*(origins.get(v, ()) for v in node.inputs))
+            origins.update((y, found) for y in node.outputs)
+    for v in graph.outputs:
+        last.update((x, len(graph.nodes)) for x in origins.get(v, ()) if x is not v)
+    return last
+
+
 def _runs_in_blocks(node: Fused) -> bool:
     """Whether it is large and elementwise, and its inputs have its shape or one element."""
     y = node.outputs[0].spec
@@ -80,62 +106,97 @@ def in_blocks(node: Fused, over: Mapping[int, int]) -> Callable[..., Any]:
 
     Inputs that do not lie row after row go through one op after the other as they are.
     """
-    body, space = node.body, node.outputs[0].spec
-    scope: dict[str, Any] = {"whole": executor(body, kernel_of), "empty": np.empty}
-    scope |= {f"c{i}": c.buffer for i, c in enumerate(body.constants())}
-    names: dict[Value, str] = {c: f"c{i}" for i, c in enumerate(body.constants())}
-    names |= {v: f"a{i}" for i, v in enumerate(body.inputs)}
-    large = [v for v in body.inputs if v.spec.shape == space.shape]
-    arguments = ", ".join(names[v] for v in body.inputs)
-    before = [f"if not ({' and '.join(f'{names[v]}.flags.c_contiguous' for v in large)}): return whole({arguments})"]
-    loop: list[str] = []
-    for i, v in enumerate(large):
-        before.append(f"f{i} = {names[v]}.reshape(-1)")
-        loop.append(f"x{i} = f{i}[i:j]")
-    for k, y in enumerate(body.outputs):
-        scope[f"d{k}"] = y.spec.dtype.numpy
-        made = names[body.inputs[over[k]]] if k in over else f"empty({space.shape}, d{k})"
-        before += [f"y{k} = {made}", f"g{k} = y{k}.reshape(-1)"]
-        loop.append(f"z{k} = g{k}[i:j]")
-    names |= {v: f"x{i}" for i, v in enumerate(large)}
+    return _Blocks(node, over).function()
 
-    last = {v: i for i, part in enumerate(body.nodes) for v in part.inputs}
-    position = {y: k for k, y in enumerate(body.outputs)}
-    scratch: dict[str, Any] = {}  # arrays of a block, by name: their dtypes
-    after: list[str] = []
-    for i, part in enumerate(body.nodes):
-        y, kernel = part.outputs[0], kernel_of(part)
-        call = f"k{i}({', '.join(names[v] for v in part.inputs)}"
-        scope[f"k{i}"] = kernel
-        k = position.get(y, -1)
-        if k >= 0 and (k not in over or last[body.inputs[over[k]]] <= i):
-            names[y] = f"z{k}"
-        elif not isinstance(kernel, np.ufunc):
-            names[y] = f"r{i}"
-        else:
-            dead = (names[v] for v in part.inputs if last[v] == i and scratch.get(names[v]) is y.spec.dtype)
-            names[y] = next(dead, f"t{i}")
-            scratch[names[y]] = y.spec.dtype
-        if isinstance(kernel, np.ufunc):
-            loop.append(f"{call}, out={names[y]})")
-        else:
-            loop.append(f"{names[y]}{'[...]' * names[y].startswith('z')} = {call})")
-        if k >= 0 and names[y] != f"z{k}":  # the input that lies there is read once more
-            after.append(f"z{k}[...] = {names[y]}")
-            last[y] = len(body.nodes)
-    for name, dtype in scratch.items():
-        scope[f"d{name}"] = dtype.numpy
-        before.append(f"{name} = empty({BLOCK}, d{name})")
-    cut = [f"{name} = {name}[: {space.size} - i]" for name in scratch]
-    lines = [
-        f"def run({arguments}):",
-        *(f"    {line}" for line in before),
-        f"    for i in range(0, {space.size}, {BLOCK}):",
-        f"        j = i + {BLOCK}",
-        *([f"        if j > {space.size}: {'; '.join(cut)}"] if cut and space.size % BLOCK else []),
-        *(f"        {line}" for line in (*loop, *after)),
-        f"    return ({''.join(f'y{k}, ' for k in range(len(body.outputs)))})",
-    ]
-    exec(compile("\n".join(lines), f"<{len(body.nodes)} ops in blocks>", "exec"), scope)
-    run: Callable[..., Any] = scope["run"]
-    return run
+
+class _Blocks:
+    """Writes the function. An `a` is an input, `x` its block; `y` is an output, `z` its block; a `c` is a constant.
+
+    What only other ops read is in a `t`, an array of one block, or in an `r` if the kernel makes its own result.
+    """
+
+    def __init__(self, node: Fused, over: Mapping[int, int]) -> None:
+        self.body, self.over, self.space = node.body, over, node.outputs[0].spec
+        self.kernels = [kernel_of(part) for part in self.body.nodes]
+        self.scope: dict[str, Any] = {"whole": executor(self.body, kernel_of), "empty": np.empty}
+        self.scope |= {f"k{i}": kernel for i, kernel in enumerate(self.kernels)}
+        self.scope |= {f"c{i}": c.buffer for i, c in enumerate(self.body.constants())}
+        self.names: dict[Value, str] = {c: f"c{i}" for i, c in enumerate(self.body.constants())}
+        self.before: list[str] = []
+        self.loop: list[str] = []
+        self.last = self._last_reads()
+
+    def function(self) -> Callable[..., Any]:
+        arguments = ", ".join(f"a{i}" for i in range(len(self.body.inputs)))
+        self._inputs(arguments)
+        self._outputs()
+        cut = self._ops()
+        n = self.space.size
+        lines = [
+            f"def run({arguments}):",
+            *(f"    {line}" for line in self.before),
+            f"    for i in range(0, {n}, {BLOCK}):",
+            f"        j = i + {BLOCK}",
+            *([f"        if j > {n}: {'; '.join(f'{t} = {t}[: {n} - i]' for t in cut)}"] if cut and n % BLOCK else []),
+            *(f"        {line}" for line in self.loop),
+            f"    return ({''.join(f'y{k}, ' for k in range(len(self.body.outputs)))})",
+        ]
+        exec(compile("\n".join(lines), f"<{len(self.body.nodes)} ops in blocks>", "exec"), self.scope)
+        run: Callable[..., Any] = self.scope["run"]
+        return run
+
+    def _last_reads(self) -> dict[Value, int]:
+        """The last op that reads each value, or what a kernel that is no ufunc has made of it: maybe a view."""
+        last: dict[Value, int] = {y: len(self.body.nodes) for y in self.body.outputs}
+        for i, part in reversed([*enumerate(self.body.nodes)]):
+            end = i if isinstance(self.kernels[i], np.ufunc) else max(i, last.get(part.outputs[0], i))
+            for v in part.inputs:
+                last[v] = max(last.get(v, -1), end)
+        return last
+
+    def _inputs(self, arguments: str) -> None:
+        large = [i for i, v in enumerate(self.body.inputs) if v.spec.shape == self.space.shape]
+        rows = " and ".join(f"a{i}.flags.c_contiguous" for i in large)
+        self.before.append(f"if not ({rows}): return whole({arguments})")
+        for i, v in enumerate(self.body.inputs):
+            self.names[v] = f"x{i}" if i in large else f"a{i}"
+            if i in large:
+                self.before.append(f"f{i} = a{i}.reshape(-1)")
+                self.loop.append(f"x{i} = f{i}[i:j]")
+            elif v.spec.shape:
+                self.before.append(f"a{i} = a{i}.reshape(())")
+
+    def _outputs(self) -> None:
+        for k, y in enumerate(self.body.outputs):
+            self.scope[f"d{k}"] = y.spec.dtype.numpy
+            made = f"a{self.over[k]}" if k in self.over else f"empty({self.space.shape}, d{k})"
+            self.before += [f"y{k} = {made}", f"g{k} = y{k}.reshape(-1)"]
+            self.loop.append(f"z{k} = g{k}[i:j]")
+
+    def _ops(self) -> list[str]:
+        """Write the ops; the names of the arrays that they share, which the last block cuts to its size."""
+        position = {y: k for k, y in enumerate(self.body.outputs)}
+        arrays: dict[str, DType] = {}
+        after: list[str] = []
+        for i, (part, kernel) in enumerate(zip(self.body.nodes, self.kernels, strict=True)):
+            (y,), k = part.outputs, position.get(part.outputs[0], -1)
+            call = f"k{i}({', '.join(self.names[v] for v in part.inputs)}"
+            name = f"r{i}"
+            if k >= 0 and (k not in self.over or self.last.get(self.body.inputs[self.over[k]], -1) <= i):
+                name = f"z{k}"
+            elif isinstance(kernel, np.ufunc):
+                dead = (self.names[v] for v in part.inputs if self.last[v] == i)
+                name = next((t for t in dead if arrays.get(t) is y.spec.dtype), f"t{i}")
+                arrays[name] = y.spec.dtype
+            if isinstance(kernel, np.ufunc):
+                self.loop.append(f"{call}, out={name})")
+            else:
+                self.loop.append(f"{name}{'[...]' * (name == f'z{k}')} = {call})")
+            if k >= 0 and name != f"z{k}":  # the input that lies there is still to be read
+                after.append(f"z{k}[...] = {name}")
+            self.names[y] = name
+        self.loop += after
+        for t, dtype in arrays.items():
+            self.scope[f"d{t}"] = dtype.numpy
+            self.before.append(f"{t} = empty({BLOCK}, d{t})")
+        return [*arrays]
