@@ -198,6 +198,25 @@ def _check_kept(place: str) -> None:
         raise MismatchError(f"{place}: the new numbers are {w}, not 7")
 
 
+def _check_views(place: str) -> None:
+    """Old numbers that are read in another shape, or kept so, are read before new ones are written."""
+    drawn = np.arange(90_000).reshape(300, 300) % 251
+    w, turned = ndl.Tensor(drawn, dtype="float32"), ndl.zeros((300, 300))
+
+    @ndl.compile
+    def step() -> ndl.Tensor:
+        turned.data = w.T
+        rows = w.reshape(90_000)
+        w.data = w * 0.5 + 1
+        return rows - w.reshape(90_000)
+
+    for _ in range(3):
+        old = w.numpy().copy()
+        made = step().numpy()
+        if (turned.numpy() != old.T).any() or (w.numpy() != old * 0.5 + 1).any() or (made != (old * 0.5 - 1).ravel()).any():
+            raise MismatchError(f"{place}: the step has read new numbers where the old ones were meant")
+
+
 def _check_failure(place: str) -> None:
     """A step that fails leaves its state as it was, and raises what an eager call does."""
     w, table = ndl.ones((300, 300)), ndl.Tensor([1.0, 2.0])
@@ -219,4 +238,4 @@ def _check_failure(place: str) -> None:
         raise MismatchError(f"{place}: a step that failed has changed its state")
 
 
-STATE: Final[dict[str, Callable[[str], None]]] = {"kept": _check_kept, "failure": _check_failure}
+STATE: Final[dict[str, Callable[[str], None]]] = {"kept": _check_kept, "views": _check_views, "failure": _check_failure}
