@@ -212,8 +212,9 @@ def _check_views(place: str) -> None:
 
     for _ in range(3):
         old = w.numpy().copy()
-        made = step().numpy()
-        if (turned.numpy() != old.T).any() or (w.numpy() != old * 0.5 + 1).any() or (made != (old * 0.5 - 1).ravel()).any():
+        found = step().numpy(), turned.numpy(), w.numpy()
+        expected = (old * 0.5 - 1).ravel(), old.T, old * 0.5 + 1
+        if not all(map(np.array_equal, found, expected)):
             raise MismatchError(f"{place}: the step has read new numbers where the old ones were meant")
 
 
