@@ -137,7 +137,7 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 """The right operand that changes nothing; adding 0.0 would make 0.0 of -0.0."""
 
 _COMMUTING: Final = {"multiply", "add", "logical_and", "logical_or", "logical_xor"}
-_REARRANGING: Final = {"reshape", "permute_dims", "broadcast_to", "expand_as", "strided_slice"}
+_VIEWING: Final = {"reshape", "broadcast_to", "expand_as", "strided_slice"}
 _SETTLING: Final = {"abs", "relu", "relu6", "floor", "ceil", "trunc", "round", "sign", "maximum", "minimum"}
 """Ops that give their own results back: applied twice, or to an operand and itself."""
 
@@ -148,8 +148,8 @@ def _itself(node: Node) -> Found:
     if not inputs or node.is_tuple:
         return None
     x = inputs[0]
-    if name in _REARRANGING and name != "permute_dims" and x.spec is node.spec and node.attrs.get("step", (1,)) >= (1,):
-        return [x]  # a view of all of it, in the same order
+    if name in _VIEWING and x.spec is node.spec and all(step == 1 for step in node.attrs.get("step", ())):
+        return [x]  # all of it, in the same order
     if name == "permute_dims" and node.attrs["axes"] == tuple(range(x.spec.ndim)):
         return [x]
     if name in _COMMUTING and _changes_nothing(name, x):

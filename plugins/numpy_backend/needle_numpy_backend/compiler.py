@@ -13,6 +13,7 @@ from needle_core.backend import Executable
 from needle_core.graph.executor import executor
 from needle_core.graph.fuse import REDUCTIONS
 from needle_core.graph.graph import Fused, Graph, Node, Value
+from needle_core.graph.memory import can_fail
 from needle_core.graph.plan import Plan
 from needle_core.spec import DType
 from needle_numpy_backend.backend import quiet_context, with_attributes
@@ -92,10 +93,11 @@ def _last_reads_of_views(graph: Graph) -> dict[Value, int]:
 
 
 def _runs_in_blocks(node: Fused) -> bool:
-    """Whether it is large and elementwise, and its inputs have its shape or one element."""
+    """Whether it is large and elementwise and cannot fail, and its inputs have its shape or one element."""
     y = node.outputs[0].spec
     return (
         y.size >= LARGE
+        and not can_fail(node)
         and all(part.outputs[0].spec.shape == y.shape and part.name not in REDUCTIONS for part in node.body.nodes)
         and all(v.spec.shape == y.shape or v.spec.size == 1 for v in (*node.inputs, *node.body.constants()))
     )
