@@ -68,13 +68,13 @@ def with_results_of_the_first_call(plan: Plan) -> Executable:
 
 
 def writing_over_arguments(plan: Plan) -> Executable:
-    """It writes over inputs without saying so."""
+    """It writes over inputs without saying so; not over what tests after this one need, such as the state of the generator."""
     run = plain(plan).run
 
     def careless(*buffers: Any) -> Sequence[Any]:
         made = run(*buffers)
         for x in buffers:
-            if isinstance(x, np.ndarray) and x.flags.writeable:
+            if isinstance(x, np.ndarray) and x.flags.writeable and x.ndim and x.dtype.kind == "f":
                 x[...] = 0
         return made
 
@@ -101,7 +101,7 @@ def writing_state_too_early(plan: Plan) -> Executable:
         (with_sums_for_maxima, {"program"}),
         (with_outputs_in_another_order, {"program", "step"}),
         (with_results_of_the_first_call, {"step", "state"}),
-        (writing_over_arguments, {"program", "step", "state"}),
+        (writing_over_arguments, {"program", "state"}),
         (writing_state_too_early, {"state"}),
     ],
 )
