@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import needle_core as ndl
 from needle_core.graph.executor import executor, kernel_of
@@ -74,6 +74,7 @@ def test_a_fused_node_gives_what_others_read_and_nothing_else() -> None:
     assert [part.name for part in node.body.nodes] == ["multiply", "add", "subtract", "sum"]
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_fused_nodes_hold_the_nodes_that_they_stand_for(seed: int) -> None:
     _, _, graph = random_graph(seed)
@@ -177,6 +178,7 @@ def test_new_state_is_written_last() -> None:
 LIVES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 1000)), max_size=30)
 
 
+@settings(deadline=None)
 @given(LIVES)
 def test_values_that_live_at_the_same_time_never_overlap(lives: list[tuple[int, int, int]]) -> None:
     lives = [(min(a, b), max(a, b), n) for a, b, n in lives]
@@ -189,6 +191,7 @@ def test_values_that_live_at_the_same_time_never_overlap(lives: list[tuple[int, 
             assert not together or offsets[i] + nbytes <= offsets[j] or offsets[j] + taken <= offsets[i]
 
 
+@settings(deadline=None)
 @given(LIVES)
 def test_an_arena_holds_what_is_needed_at_once_and_no_more_than_all(
     lives: list[tuple[int, int, int]],
@@ -198,6 +201,7 @@ def test_an_arena_holds_what_is_needed_at_once_and_no_more_than_all(
     assert max((sum(n for a, b, n in lives if a <= t <= b) for t in range(21)), default=0) <= size <= sum(n for *_, n in lives)
 
 
+@settings(deadline=None)
 @given(SEEDS, st.booleans())
 def test_plans_of_random_programs_keep_apart_what_is_needed_together(seed: int, samples: bool) -> None:
     made, _, _ = random_plan(seed, samples=samples)
@@ -231,6 +235,7 @@ def _overlap(made: Plan, y: Output, v: Output) -> bool:
     return a == b if region != "arena" else a < b + v.spec.nbytes and b < a + y.spec.nbytes
 
 
+@settings(deadline=None)
 @given(SEEDS, st.booleans())
 def test_plans_of_random_programs_run_in_poisoned_memory(seed: int, samples: bool) -> None:
     made, graph, arrays = random_plan(seed, samples=samples)

@@ -29,7 +29,7 @@ def bits(y: ndl.Tensor) -> tuple[Any, bytes]:
     return y.spec, y.numpy().tobytes()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
 def test_random_programs_in_blocks_give_the_same_bits(seed: int, samples: bool) -> None:
     program = random_program(seed, samples=samples)
@@ -42,7 +42,7 @@ def test_random_programs_in_blocks_give_the_same_bits(seed: int, samples: bool) 
         assert t.numpy().tobytes() == array.tobytes()
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**32))
 def test_random_programs_that_assign_their_state_in_blocks(seed: int) -> None:
     program = random_program(seed, samples=False)
