@@ -18,7 +18,7 @@ from needle_core.graph.graph import Constant, Fused, Node, Value
 from needle_core.graph.plan import Plan
 from needle_core.graph.program import Program, program_of
 from needle_core.op import OPS
-from needle_core.spec import Device, Spec, dtype
+from needle_core.spec import Device, Spec
 from needle_core.testing.samples import Array
 
 
@@ -28,6 +28,7 @@ def interpreted(plan: Plan) -> Callable[..., list[Array]]:
     Donated inputs are written.
     """
     graph = plan.graph
+    steps = [(node, computation(node)) for node in graph.nodes]
 
     def run(*inputs: Array) -> list[Array]:
         arena = np.full(plan.arena, 0xFF, np.uint8)
@@ -47,9 +48,9 @@ def interpreted(plan: Plan) -> Callable[..., list[Array]]:
                 memory = outputs[number] if region == "output" else inputs[number].reshape(-1).view(np.uint8)
             return memory[: v.spec.nbytes].view(v.spec.dtype.numpy).reshape(v.spec.shape)
 
-        for node in graph.nodes:
+        for node, compute in steps:
             try:
-                made = computed(node, [lying(v) for v in node.inputs])
+                made = compute(*(lying(v) for v in node.inputs))
             except Exception as cause:
                 failed(node, cause)
             for y, array in zip(node.outputs, made, strict=True):
@@ -59,49 +60,70 @@ def interpreted(plan: Plan) -> Callable[..., list[Array]]:
     return run
 
 
-def computed(node: Node, operands: Sequence[Array]) -> list[Array]:
-    """What a node gives: a fused one by its program, another by the kernel of its device."""
+def computation(node: Node) -> Callable[..., list[Array]]:
+    """The function from operands to results: of a fused node by its program, of another by its kernel."""
     device = node.outputs[0].spec.device
     if isinstance(node, Fused):
-        return execute(program_of(node), operands, device)
-    return _by_kernel(kernel_of(node), operands, device, is_tuple=node.is_tuple)
+        return loop(program_of(node), device)
+    return _on_host(kernel_of(node), device, is_tuple=node.is_tuple)
 
 
-def execute(program: Program, inputs: Sequence[Array], device: Device) -> list[Array]:
-    """What a program stores. A register has an element for each index, so that an instruction is one call of a kernel."""
-    registers: list[Array] = []
-    for x in program.loads:
-        array = inputs[x.input]
-        flat = array.reshape(-1)[x.offset :]
-        registers.append(np.lib.stride_tricks.as_strided(flat, program.shape, [step * array.itemsize for step in x.steps]))
-    registers += [np.asarray(number, dtype.numpy) for number, dtype in program.numbers]
+def loop(program: Program, device: Device) -> Callable[..., list[Array]]:
+    """The function of a program. A register has an element for each index, so that an instruction is one call of a kernel."""
+    shape = program.shape
+    numbers = [np.asarray(number, dtype.numpy) for number, dtype in program.numbers]
+    specs = [Spec.of(shape, x.dtype, device) for x in program.loads]
+    specs += [Spec.of((), dtype, device) for _, dtype in program.numbers]
+    kernels = []
     for step in program.instructions:
-        operands = [registers[i] for i in step.operands]
+        operands = [specs[i] for i in step.operands]
         if step.op == "random_bits":
-            state = np.array([r.flat[0] for r in operands] if math.prod(program.shape) else [0, 0])
-            registers.append(_called(step.op, [state], {"shape": program.shape}, device))
+            state = Spec.of((2,), operands[0].dtype, device)
+            kernels.append(_kernel(step.op, [state], {"shape": shape}, device))
         else:
-            registers.append(_called(step.op, operands, step.attrs, device))
-    whole = [np.ascontiguousarray(np.broadcast_to(registers[y.register], program.shape)) for y in program.stores]
-    return [
-        _called(y.reduction, [array], {"axes": y.axes, "keepdims": False}, device) if y.reduction else array
-        for y, array in zip(program.stores, whole, strict=True)
+            kernels.append(_kernel(step.op, operands, step.attrs, device))
+        specs.append(Spec.of(shape, step.dtype, device))
+    reductions = [
+        _kernel(y.reduction, [specs[y.register].like(shape=shape)], {"axes": y.axes, "keepdims": False}, device)
+        if y.reduction
+        else None
+        for y in program.stores
     ]
 
+    def run(*inputs: Array) -> list[Array]:
+        registers: list[Array] = []
+        for x in program.loads:
+            array = inputs[x.input]
+            flat = array.reshape(-1)[x.offset :]
+            registers.append(np.lib.stride_tricks.as_strided(flat, shape, [step * array.itemsize for step in x.steps]))
+        registers += numbers
+        for step, kernel in zip(program.instructions, kernels, strict=True):
+            operands = [registers[i] for i in step.operands]
+            if step.op == "random_bits":
+                operands = [np.array([r.flat[0] for r in operands] if math.prod(shape) else [0, 0])]
+            registers += kernel(*operands)
+        whole = [np.ascontiguousarray(np.broadcast_to(registers[y.register], shape)) for y in program.stores]
+        return [x if reduce is None else reduce(x)[0] for x, reduce in zip(whole, reductions, strict=True)]
 
-def _called(name: str, operands: Sequence[Array], attrs: Mapping[str, Any], device: Device) -> Array:
-    """What the kernel of an op gives."""
+    return run
+
+
+def _kernel(name: str, operands: Sequence[Spec], attrs: Mapping[str, Any], device: Device) -> Callable[..., list[Array]]:
+    """The kernel of an op for these operands."""
     op = OPS[name]
-    specs = tuple(Spec.of(x.shape, dtype(x.dtype), device) for x in operands)
-    spec, canonical = op.door(*specs, **attrs)
-    kernel = op.bound(specs, spec, canonical)
+    spec, canonical = op.door(*operands, **attrs)
+    kernel = op.bound(tuple(operands), spec, canonical)
     if kernel is None:
         raise MissingKernelError(f"{name} has no kernel on {device}")
-    return _by_kernel(kernel, operands, device)[0]
+    return _on_host(kernel, device)
 
 
-def _by_kernel(kernel: Callable[..., Any], operands: Sequence[Array], device: Device, *, is_tuple: bool = False) -> list[Array]:
-    """What a kernel of `device` gives for arrays of the host."""
+def _on_host(kernel: Callable[..., Any], device: Device, *, is_tuple: bool = False) -> Callable[..., list[Array]]:
+    """A kernel of `device` for arrays of the host."""
     backend = device.backend
-    made = kernel(*(backend.from_numpy(x, device) for x in operands))
-    return [backend.to_numpy(y) for y in (made if is_tuple else (made,))]
+
+    def run(*operands: Array) -> list[Array]:
+        made = kernel(*(backend.from_numpy(x, device) for x in operands))
+        return [np.asarray(backend.to_numpy(y)) for y in (made if is_tuple else (made,))]
+
+    return run

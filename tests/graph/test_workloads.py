@@ -15,7 +15,7 @@ from workloads import WORKLOADS
 import needle_core as ndl
 
 FULL = os.environ.get("NEEDLE_FULL") == "1"
-STEPS = {"scaleadd": 100, "mlp": 100, "mlpresnet": 100, "resnet9": 20, "lstm": 5, "gpt": 5}
+STEPS = {"scaleadd": 100, "mlp": 100, "mlpresnet": 30, "resnet9": 5, "lstm": 5, "gpt": 5}
 
 
 def after(name: str, *, compiled: bool) -> dict[str, list[bytes]]:
