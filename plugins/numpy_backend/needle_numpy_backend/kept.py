@@ -33,16 +33,7 @@ Keeping the tanh of gelu would save GPT 1 % of its time, for 14 % more memory.
 
 def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
     """The graph with pairs joined by what is kept, a second output of the op, and the functions that compute their nodes."""
-    ops: dict[Any, Node] = {}
-    partner: dict[Node, Node] = {}
-    for node in graph.nodes:
-        if node.name in PAIRS:
-            pair, operands = PAIRS[node.name], node.inputs[1:]
-            found = ops.get((pair.op, operands, repr(node.attrs)))
-            if found is not None and found not in partner:
-                partner[node], partner[found] = found, node
-        for n in range(1, len(node.inputs) + 1):
-            ops[node.name, node.inputs[:n], repr(node.attrs)] = node
+    partner = _partners(graph)
     functions: dict[Node, Callable[..., Any]] = {}
     now: dict[Value, Value] = {}
     nodes: list[Node] = []
@@ -64,3 +55,18 @@ def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
         nodes.append(made)
         now.update(zip(node.outputs, made.outputs, strict=False))
     return Graph(graph.inputs, nodes, [now.get(v, v) for v in graph.outputs]), functions
+
+
+def _partners(graph: Graph) -> dict[Node, Node]:
+    """For each op of a pair in the graph its gradient, and the other way round."""
+    keeping = {pair.op for pair in PAIRS.values()}
+    ops: dict[Any, Node] = {}
+    partner: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if node.name in keeping:
+            ops.update(((node.name, node.inputs[:n], repr(node.attrs)), node) for n in range(1, len(node.inputs) + 1))
+        elif node.name in PAIRS:
+            found = ops.get((PAIRS[node.name].op, node.inputs[1:], repr(node.attrs)))
+            if found is not None and found not in partner:
+                partner[node], partner[found] = found, node
+    return partner
