@@ -104,3 +104,16 @@ def test_pairs_are_joined_and_the_numbers_stay(function: Callable[..., Any], pai
 
 def leaves(value: Any) -> list[ndl.Tensor]:
     return tree.flatten(value)[0]
+
+
+def test_a_gradient_without_a_mask_is_not_that_of_attention_with_one() -> None:
+    q, k, v, g = (ndl.Tensor(heads("plain")) for _ in range(4))
+    mask = ndl.Tensor(np.tri(5, dtype=np.bool_))
+
+    def function(q: ndl.Tensor, k: ndl.Tensor, v: ndl.Tensor, g: ndl.Tensor) -> Any:
+        attrs = {"causal": False, "scale": 0.5}
+        masked = ndl.scaled_dot_product_attention(q, k, v, mask, **attrs)
+        return masked, ndl.ops.scaled_dot_product_attention_grad(g, q, k, v, **attrs)
+
+    for y, z in zip(leaves(ndl.compile(function)(q, k, v, g)), leaves(function(q, k, v, g)), strict=True):
+        assert same(y.numpy(), z.numpy())
