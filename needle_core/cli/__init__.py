@@ -10,7 +10,7 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -82,6 +82,24 @@ def _told_errors() -> Iterator[None]:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def run_program(path: str) -> None:
+    """Run a Python program as `python path` does; what it prints goes to standard error, how it fails is told."""
+    import runpy
+    import traceback
+
+    before, sys.argv = sys.argv, [path]
+    try:
+        with redirect_stdout(sys.stderr):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise click.ClickException(f"{path} ended with {end.code}") from end
+    except Exception as error:
+        raise click.ClickException(f"{path} failed\n{traceback.format_exc()}".rstrip()) from error
+    finally:
+        sys.argv = before
 
 
 def show_table(table: Table) -> None:

@@ -5,14 +5,12 @@ The program is run as it is; each function that it compiles with `ndl.compile` a
 
 from __future__ import annotations
 
-import runpy
-import sys
-import traceback
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from needle_core.cli import run_program
 
 if TYPE_CHECKING:
     from needle_core.graph.compiled import Compiled
@@ -61,15 +59,6 @@ def _compiled_by(model: str) -> list[Compiled[..., object]]:
     """The compiled functions that the Python program `model` calls."""
     from needle_core.graph.compiled import compiled_functions
 
-    before, sys.argv = sys.argv, [model]
-    try:
-        with compiled_functions() as found, redirect_stdout(sys.stderr):
-            runpy.run_path(model, run_name="__main__")
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise click.ClickException(f"{model} ended with {end.code}") from end
-    except Exception as error:
-        raise click.ClickException(f"{model} failed\n{traceback.format_exc()}".rstrip()) from error
-    finally:
-        sys.argv = before
+    with compiled_functions() as found:
+        run_program(model)
     return found

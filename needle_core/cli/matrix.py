@@ -6,11 +6,7 @@ Ops by installed backends: a kernel of its own, the body of a composite, or noth
 from __future__ import annotations
 
 import json
-import runpy
-import sys
-import traceback
 from collections import Counter
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -19,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from needle_core.cli import show_table
+from needle_core.cli import run_program, show_table
 from needle_core.errors import DeviceError, NeedleError
 
 if TYPE_CHECKING:
@@ -104,17 +100,8 @@ def _used_by(model: str) -> Usage:
     """The ops that the Python file `model` uses; what it prints goes to standard error."""
     from needle_core.testing.usage import recorded
 
-    before, sys.argv = sys.argv, [model]
-    try:
-        with recorded() as used, redirect_stdout(sys.stderr):
-            runpy.run_path(model, run_name="__main__")
-    except SystemExit as end:
-        if end.code not in (None, 0):
-            raise click.ClickException(f"{model} ended with {end.code}") from end
-    except Exception as error:
-        raise click.ClickException(f"{model} failed\n{traceback.format_exc()}".rstrip()) from error
-    finally:
-        sys.argv = before
+    with recorded() as used:
+        run_program(model)
     return used
 
 
