@@ -8,7 +8,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test mutants docs bench lint types clean
+.PHONY: help demo test mutants docs bench lint types native sanitize valgrind clean
 
 DEVICE ?=
 ARGS ?=
@@ -18,6 +18,8 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 READY := .venv/.ready
+BUILT := .venv/.built
+NATIVE := plugins/cpp_backend
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +28,10 @@ help:  ## show the targets
 # the demo took 212 s with two threads, 6 s with one.
 demo test mutants: export OPENBLAS_NUM_THREADS ?= 1
 
-demo: $(READY)  ## train a network on handwritten digits
+demo: $(BUILT)  ## train a network on handwritten digits
 	.venv/bin/needle train $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
-test: $(READY)  ## run all tests
+test: $(BUILT)  ## run all tests
 	$(if $(DEVICE),NEEDLE_DEVICE=$(DEVICE)) .venv/bin/python -m pytest $(ARGS)
 
 mutants: $(READY)  ## plant bugs and see that the conformance kit finds them
@@ -38,19 +40,54 @@ mutants: $(READY)  ## plant bugs and see that the conformance kit finds them
 docs: $(READY)  ## write the pages of docs/ that are made from the code
 	.venv/bin/python docs/generate.py
 
-bench: $(READY)  ## measure
+bench: $(BUILT)  ## measure
 	.venv/bin/python -m pytest benchmarks --quiet --capture=no $(ARGS)
 
 lint: $(READY)  ## check style, format and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/clang-format --dry-run -Werror $(NATIVE)/src/*
 	@$(MAKE) --no-print-directory types
 
 types: $(READY)  ## check types, strictly
 	.venv/bin/mypy
 
+CMAKE := .venv/bin/cmake
+# $(call build_native,FOLDER,OPTIONS): the native modules, built in a folder that is kept and put where Python finds them.
+build_native = $(CMAKE) -S $(NATIVE) -B $(NATIVE)/build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/.venv/bin/ninja" \
+		-DPython_EXECUTABLE="$$PWD/.venv/bin/python" $(2) > $(NATIVE)/build/$(1).log \
+	&& $(CMAKE) --build $(NATIVE)/build/$(1) && $(CMAKE) --install $(NATIVE)/build/$(1) --prefix "$(PLATLIB)" > /dev/null
+PLATLIB = $(shell .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+
+native: $(BUILT)  ## build what has changed of the C++ backend
+
+# Installing it has built it once; this is for edits.
+$(BUILT): $(wildcard $(NATIVE)/src/*) | $(READY)
+	@if [ -n "$$(find $(NATIVE)/src -newer $(READY))" ]; then mkdir -p $(NATIVE)/build; $(call build_native,dev,); fi
+	@touch $@
+
+# The sanitized modules take the place of the others while the kit, the six steps and random plans run, and then give it back.
+sanitize: $(READY)  ## run the C++ backend under AddressSanitizer and UndefinedBehaviorSanitizer
+	@mkdir -p $(NATIVE)/build; $(call build_native,dev,)
+	@trap '$(CMAKE) --install $(NATIVE)/build/dev --prefix "$(PLATLIB)" > /dev/null' EXIT; \
+	$(call build_native,sanitize,-DSANITIZE=address$(comma)undefined); \
+	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 NEEDLE_DEVICE=cpp \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so)"; \
+	.venv/bin/needle conform cpp --full; \
+	.venv/bin/python -m pytest --quiet $(NATIVE)/tests/test_cpp_backend.py tests/graph/test_workloads.py --deselect \
+		$(NATIVE)/tests/test_cpp_backend.py::test_too_large_is_an_error
+
+# Python and what it loads have findings of their own; ours are those with a frame in a native module or in oneDNN.
+valgrind: $(BUILT)  ## start the C++ backend and compute a little under Valgrind
+	@mkdir -p $(NATIVE)/build
+	PYTHONMALLOC=malloc OMP_NUM_THREADS=1 NEEDLE_DEVICE=cpp valgrind --quiet --log-file=$(NATIVE)/build/valgrind.log \
+		.venv/bin/python -c 'import needle_core as ndl; x = ndl.ones((64, 64)); print((ndl.gelu(x @ x) + 1).sum().item())'
+	@! grep -E '_x86_64_v[34]|libdnnl' $(NATIVE)/build/valgrind.log
+
+comma := ,
+
 clean:  ## remove what the other targets made, except for training runs
-	rm -rf .venv .tools uv.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf .venv .tools uv.lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist plugins/*/build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first Python that is new enough, unless PYTHON names one.
@@ -62,7 +99,7 @@ find_python = for name in $(or $(PYTHON),python3 python3.14 python3.13 python3.1
 		echo "error: no Python 3.11 or newer found$(if $(PYTHON), as $(PYTHON)); name one: make PYTHON=/path/to/python" >&2; exit 1; \
 	fi
 
-$(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml) | $(filter .tools/%,$(UV))
+$(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/*/CMakeLists.txt) | $(filter .tools/%,$(UV))
 	@$(find_python); $(UV) sync --all-packages --python "$$python"
 	@touch $@
 

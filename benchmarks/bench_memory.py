@@ -7,9 +7,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from workloads import WORKLOADS
 
 import needle_core as ndl
+from needle_core.benchmark.workloads import WORKLOADS
 
 STATUS = Path("/proc/self/status")
 

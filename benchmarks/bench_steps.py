@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workloads import WORKLOADS
 
 import needle_core as ndl
+from needle_core.benchmark.workloads import WORKLOADS
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, get_orig
 import numpy as np
 import numpy.typing as npt
 
-from needle_core.errors import ArgumentError, DeviceError, DeviceUnavailableError, NeedleError, warn
+from needle_core.errors import ArgumentError, DeviceError, DeviceUnavailableError, NeedleError, brief, warn
 from needle_core.op import OPS, Kernel, lock, register_kernels
 from needle_core.spec import Device, DType, Spec
 
 if TYPE_CHECKING:
+    from needle_core.graph.graph import Node
     from needle_core.graph.plan import Plan
     from needle_core.plugins.manifest import Plugin
 
@@ -31,10 +32,12 @@ class Executable(NamedTuple):
     """A compiled plan. `run` takes the buffers of the plan's inputs and gives those of its outputs, in order.
 
     It writes those inputs whose numbers are in `overwrites`, some of the donated ones. It may be called by several threads.
+    `profile` does what `run` does once, and gives the seconds that each node of the plan took.
     """
 
     run: Callable[..., Sequence[Buffer]]
     overwrites: Collection[int] = ()
+    profile: Callable[..., Mapping[Node, float]] | None = None
 
 
 class Backend(ABC):
@@ -45,6 +48,8 @@ class Backend(ABC):
     """Buffers are NumPy arrays, so that host code may compute on them in place. Only such a backend becomes the default."""
     priority: ClassVar[int] = 0
     """The host backend with the highest priority is the default device."""
+    plans_eagerly: ClassVar[bool] = False
+    """Eager calls of many kernels, bodies of composites and steps of optimizers, are run as plans when they come again."""
     kernels: ClassVar[Sequence[ModuleType]] = ()
     """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
 
@@ -105,6 +110,9 @@ class Backend(ABC):
     def synchronize(self, device: Device) -> None:
         """Return when all work given to `device` is done."""
 
+    def set_num_threads(self, n: int) -> None:
+        """Compute with at most `n` threads from now on. A backend whose threads are not its own to count leaves it be."""
+
     def memory_stats(self, device: Device) -> dict[str, int]:
         """Bytes on `device`: "in_use" of buffers that are alive, and what else the backend counts; empty if it counts none."""
         return {}
@@ -113,6 +121,7 @@ class Backend(ABC):
 _backends: dict[str, Backend] = {}  # opened
 _makers: dict[str, Plugin] = {}  # of these
 _devices: dict[str, Device] = {}  # by name, of opened backends
+_threads: int | None = None  # chosen by set_num_threads
 _default: Device | None = None  # chosen by set_default_device, or found once
 _chosen = False
 
@@ -155,6 +164,8 @@ def _opened(name: str, plugin: Plugin) -> tuple[Backend, list[str], dict[str, Ke
         with isolated(plugin):
             backend: Backend = registry.find("backends", name)()
             names, kernels = list(backend.devices()), dict(backend.kernel_table())
+            if _threads is not None:
+                backend.set_num_threads(_threads)
             if strange := [n for n in names if str(n).partition(":")[0] != name]:
                 raise DeviceError(f"it has a device {strange[0]!r}, and the names of its devices begin with {name!r}")
             if unknown := sorted(op for op in kernels if op not in OPS):
@@ -224,6 +235,20 @@ def set_default_device(like: DeviceLike | None) -> None:
     """Make tensors on `like` unless told otherwise; None returns to the choice by `NEEDLE_DEVICE` and priority."""
     global _default, _chosen
     _default, _chosen = (None, False) if like is None else (device(like), True)
+
+
+def set_num_threads(n: int) -> None:
+    """Let backends on the host compute with at most `n` threads: those that are open, and those that will be.
+
+    Without it they take what `OMP_NUM_THREADS` says, else one for each core. NumPy's linear algebra library takes that alone.
+    """
+    global _threads
+    if type(n) is not int or n < 1:
+        raise ArgumentError(f"a number of threads is a whole number from 1 on, not {brief(n)}")
+    with lock:
+        _threads = n
+        for backend in _backends.values():
+            backend.set_num_threads(n)
 
 
 def chosen_device() -> Device | None:

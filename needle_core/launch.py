@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,12 @@ from needle_core.tensor import Tensor, buffer_of, constant, leaked, tensor_of
 
 if TYPE_CHECKING:
     from needle_core.op import Op
+
+PLANNED_FROM: Final = 3
+"""The call, of an op with the same specs or of an optimizer, from which on a backend that plans eager calls gets a plan."""
+
+OURS: Final = "needle_core."
+"""The modules of ops whose bodies depend on nothing but their operands, which a body of another package may not."""
 
 R = TypeVar("R")
 Run: TypeAlias = Callable[..., Any]
@@ -88,8 +94,19 @@ def _launch_many(op: Op[..., Any], kernel: Callable[..., Any], specs: tuple[Spec
 def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
     """Run a composite; if it has a gradient rule of its own, its body goes unrecorded, and the call is recorded as one node."""
     is_ruled = op.rules is not None or op.joint is not None
+    backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
+    plans = is_ruled and mode.trace is None and backend.plans_eagerly and op.__module__.startswith(OURS)
+    calls: int = 0
+    whole: Run | None = None
 
     def run(*args: Tensor) -> Any:
+        nonlocal calls, whole
+        if plans and whole is None:
+            calls += 1
+            if calls == PLANNED_FROM:
+                whole = _planned(op, spec, args, attrs)
+        if whole is not None:
+            return whole(*args)
         if not (is_ruled and mode.grad and any(a.tracked for a in args)):
             result = body(*args, **attrs)
             _require_promised(op, result, spec, args)
@@ -110,6 +127,14 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
         return y
 
     return run
+
+
+def _planned(op: Op[..., Any], spec: Spec | tuple[Spec, ...], args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Run | None:
+    """What to run where the body of a composite can be one program."""
+    from needle_core.graph.bodies import program_of_body
+
+    program = program_of_body(op, spec, args, attrs)
+    return launch(op, program, spec, attrs) if program is not None else None
 
 
 def write_down(op: Op[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:

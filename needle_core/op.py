@@ -414,6 +414,12 @@ def register_kernels(backend: str, kernels: Mapping[str, Kernel]) -> None:
             OPS[name].forget()
 
 
+def forget_all() -> None:
+    """Let all ops ask doors, kernels and the watcher anew from now on."""
+    for op in OPS.values():
+        op.forget()
+
+
 def operands(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of a function's positional parameters, the last with a * if it takes any number."""
     code = function.__code__

@@ -18,9 +18,9 @@ state. Parameter groups, learning rates, saving and checking are the base class'
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from needle_core import tree
 from needle_core.autograd import no_grad
@@ -55,6 +55,17 @@ class Optimizer(ABC):
     Raises:   ArgumentError, DeviceError for parameters and hyperparameters that do not fit
     """
 
+    is_pure: ClassVar[bool] = False
+    """`update` and `prepare` read nothing but their operands and numbers that stay, and change nothing else than `hyper`.
+
+    Then a backend may run whole eager steps as one program. To be said anew by a class that has an `update` of its own.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if {"update", "prepare"} & vars(cls).keys() and "is_pure" not in vars(cls):
+            cls.is_pure = False
+
     def __init__(self, params: Params, lr: float | Schedule, **hyper: Number) -> None:
         try:
             members = _grouped(params, {"lr": lr, **hyper})
@@ -62,6 +73,8 @@ class Optimizer(ABC):
             self._count = Tensor(0.0, dtype=float64, device=device)
             self._one = Tensor(1.0, dtype=float64, device=device)
             self.groups = [self._group(i, **group) for i, group in enumerate(members)]
+            is_settled = self.is_pure and all(_is_settled(group.get("lr", lr)) for group in members)
+            self._steps = _planned(self._step) if is_settled and device.backend.plans_eagerly else None
         except NeedleError as error:
             raise error.located(type(self).__name__, {}) from error.__cause__
 
@@ -106,6 +119,12 @@ class Optimizer(ABC):
         All new values are computed before the first takes its place. The count of steps is the optimizer's own: it goes on for
         parameters that were left out.
         """
+        if self._steps is None or mode.trace is not None:
+            self._step()
+        else:
+            self._steps()
+
+    def _step(self) -> None:
         recording, mode.grad = mode.grad, False
         try:
             step = add.of_two(self._count, self._one)
@@ -244,6 +263,19 @@ class Optimizer(ABC):
             raise StateError(f"{type(self).__name__}: the state does not fit, nothing was loaded", details=problems)
         for own, value in loads:
             own.data = value.to(self._count.device)
+
+
+def _is_settled(lr: float | Schedule) -> bool:
+    """Whether a learning rate is a number or a schedule of the core's, and not a function that may do anything."""
+    if isinstance(lr, Warmup):
+        return _is_settled(lr.schedule)
+    return not callable(lr) or isinstance(lr, Constant | StepDecay | CosineDecay)
+
+
+def _planned(step: Callable[[], None]) -> Callable[[], None]:
+    from needle_core.graph.bodies import Planned
+
+    return Planned(step)
 
 
 class Group:

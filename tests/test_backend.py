@@ -14,7 +14,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core import Backend, Tensor, backend as backends, op, random
-from needle_core.errors import DeviceError, DeviceUnavailableError, MissingKernelError, NeedleError, PluginError
+from needle_core.errors import ArgumentError, DeviceError, DeviceUnavailableError, MissingKernelError, NeedleError, PluginError
 from needle_core.plugins import registry
 from tests.plugin_fixtures import HEAD, Site, site
 
@@ -225,9 +225,28 @@ def test_names_from_typing_are_no_kernels(site: Site) -> None:
 # -- the default ------------------------------------------------------------------------------------------------------------
 
 
+def test_number_of_threads_reaches_backends_that_are_open_and_those_that_will_be(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_threads", None)
+    told = "threads = []\n    def set_num_threads(self, n): Second.threads.append(n)"
+    install(more=told)
+    ndl.set_num_threads(3)
+    cls = type(ndl.device("second").backend)
+    ndl.set_num_threads(1)
+    assert cls.threads == [3, 1]
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "2"], ids=repr)
+def test_what_is_no_number_of_threads_is_refused(n: Any) -> None:
+    with pytest.raises(ArgumentError, match="a number of threads is a whole number from 1 on, not "):
+        ndl.set_num_threads(n)
+
+
 @pytest.mark.usefixtures("install")
 def test_default_is_numpy_where_nothing_else_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEEDLE_PLUGINS", "numpy")
+    registry.forget()
     ndl.set_default_device(None)
     assert ndl.default_device() is ndl.device("numpy")
     assert backends.default_device_reason() == ("numpy", "the host backend of highest priority (numpy 0)")

@@ -43,7 +43,7 @@ def test_it_does_not_import_another_backend(tiny: Site) -> None:
         import sys
         import needle_core as ndl
         ndl.Tensor([1.0], device="tiny")
-        print([name for name in sys.modules if name.endswith("_backend")])
+        print([name for name in sys.modules if name.startswith("needle_") and name.endswith("_backend")])
     """)
     assert done.stdout == "['needle_tiny_backend']\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,18 @@ from needle_core.backend import Executable
 from needle_core.graph.executor import executor
 from needle_core.graph.graph import Graph, Node
 from needle_core.graph.plan import Plan
+from needle_core.op import forget_all
 from needle_core.testing.compilation import checks_of_compilation, promised_by_compilation
 from needle_core.testing.samples import MismatchError
 
 Compile = Callable[[Plan], Executable]
+
+
+@pytest.fixture(autouse=True)
+def nothing_faulty_is_kept() -> Iterator[None]:
+    """Ops keep the plans of their bodies, on backends that plan eager calls: those made here are not for the tests after these."""
+    yield
+    forget_all()
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, compile_: Compile) -> set[str]:

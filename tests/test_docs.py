@@ -107,8 +107,12 @@ class Reader:
 
 
 @pytest.mark.parametrize(
-    "guide", ["write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "compile.md", "interchange.md", "environment.md"]
-)
+    "guide",
+    [
+        "write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "compile.md", "compare.md", "interchange.md",
+        "environment.md",
+    ],
+)  # fmt: skip
 def test_the_guide_holds(guide: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     for block in blocks(guide):

@@ -9,7 +9,7 @@ import ast
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -100,6 +100,19 @@ def run_program(path: str) -> None:
         raise click.ClickException(f"{path} failed\n{traceback.format_exc()}".rstrip()) from error
     finally:
         sys.argv = before
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """A function that tells what is being done, on a terminal; elsewhere it does nothing."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(text)
 
 
 def show_table(table: Table) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from operator import attrgetter
+from statistics import median
 from sys import getrefcount
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -22,6 +23,7 @@ from needle_core import tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, NeedleError, brief, warn
 from needle_core.graph.capture import Captured, Made, Place, capture, require_same
+from needle_core.graph.costs import listed
 from needle_core.graph.graph import Fused, Graph
 from needle_core.graph.guards import Guards
 from needle_core.graph.passes import optimized
@@ -32,6 +34,9 @@ from needle_core.tensor import NotKept, Tensor, tensor_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+PROFILED = 7
+"""Runs of which a profile is the median."""
 
 MANY = 8
 """Captures of one function from which on it warns: something is static that should be a tensor."""
@@ -103,6 +108,11 @@ class Compiled(Generic[P, R]):
         name: str = getattr(self.function, "__qualname__", type(self.function).__name__)
         return name
 
+    @property
+    def captures(self) -> int:
+        """How many programs were made."""
+        return len(self._history)
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """A compiled function in a class is a method, with programs of its own for each instance."""
         if instance is None:
@@ -133,11 +143,17 @@ class Compiled(Generic[P, R]):
             raise CompileError(f"{self.name} has no graph before its first call")
         return self._history[-1].graph
 
-    def report(self) -> str:
-        """What was captured, why, and what became of it: one paragraph for each program."""
+    def report(self, *, instructions: bool = False, profile: bool = False) -> str:
+        """What was captured, why, and what became of it: one paragraph for each program.
+
+        With `instructions` it lists what the latest program runs, with bytes and operations; with `profile` also the time of
+        each, the median of some runs on copies of its state and arguments of zeros, where the backend measures it.
+        """
         lines = [f"{self.name}: {len(self._history)} programs"]
         for i, program in enumerate(self._history):
             lines += [f"{i}: captured because {program.reason}", *(f"    {line}" for line in program.described())]
+        if (instructions or profile) and self._history:
+            lines += self._history[-1].instructions(profile=profile)
         return "\n".join(lines)
 
 
@@ -199,7 +215,7 @@ class _Program:
         self.plan = planned(graph, self._replaced(captured.graph))
         self.graph, self._backend = self.plan.graph, self.plan.device.backend
         passed = time.perf_counter()
-        self._run, self._overwritten = executable(self.plan)
+        self._run, self._overwritten, self._profile = executable(self.plan)
         self._seconds = middle - start, passed - middle, time.perf_counter() - passed
 
     def _take(self, captured: Captured, tensors: list[Tensor]) -> None:
@@ -281,6 +297,20 @@ class _Program:
             if r.tracked:
                 y.node, y.tracked = _ENDED, True
         return made[r.output]
+
+    def instructions(self, *, profile: bool) -> list[str]:
+        """The lines of a report that list what runs, and how long it takes."""
+        if not profile:
+            return listed(self.graph)
+        if self._profile is None:
+            return [f"{self._backend.name} does not measure the time of each", *listed(self.graph)]
+        device, given = self.plan.device, len(self.graph.inputs) - len(self._state) - len(self._read)
+        to_numpy = self._backend.to_numpy
+        arrays = [np.zeros(v.spec.shape, v.spec.dtype.numpy) for v in self.graph.inputs]
+        arrays[given : given + len(self._state)] = [np.array(to_numpy(t.buffer)) for t in self._state]
+        buffers = [self._backend.from_numpy(array, device) for array in arrays]
+        runs = [self._profile(*buffers) for _ in range(PROFILED)]
+        return listed(self.graph, {node: median(run[node] for run in runs) for node in runs[0]})
 
     def described(self) -> list[str]:
         """The lines of a report."""

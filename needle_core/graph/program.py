@@ -108,7 +108,7 @@ def program_of(node: Fused) -> Program:
         if part.name == "random_bits":
             state = part.inputs[0]
             return [Load(given[state], state.spec.dtype, (0,) * len(shape), offset) for offset in (0, 1)]
-        return [Load(given[v], v.spec.dtype, _steps(v.spec.shape, shape)) if v in given else v for v in part.inputs]
+        return [Load(given[v], v.spec.dtype, broadcast_steps(v.spec.shape, shape)) if v in given else v for v in part.inputs]
 
     reads = [operand for part in body.nodes for operand in operands(part)]
     loads = tuple(dict.fromkeys(x for x in reads if isinstance(x, Load)))
@@ -138,7 +138,7 @@ def program_of(node: Fused) -> Program:
     return Program(shape, loads, values, tuple(instructions), tuple(stores))
 
 
-def _steps(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast_steps(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[int, ...]:
     """How far apart the elements of a row-major array are along each axis of the index space; 0 where it is broadcast."""
     steps, step = [0] * len(space), 1
     for axis in range(1, len(shape) + 1):

@@ -182,18 +182,23 @@ def compare(place: str, y: ndl.Tensor, reference: Array, dtype: DType, bound: Ar
 
 def _agree(values: Array, reference: Array, dtype: DType, bound: Array) -> Array:
     """Where a result is what it should be: whole numbers modulo their range, others within the bound."""
+    return np.asarray(error_ratio(values, reference, dtype, bound) <= 1)
+
+
+def error_ratio(values: Array, reference: Array, dtype: DType, bound: Array) -> Array:
+    """Each error over its bound: 0 for what is the same, infinite for a wrong whole number, nan or infinity."""
     if dtype.kind == "bool":
-        return np.asarray(values == reference)
+        return np.where(values == reference, 0.0, np.inf)
     if not dtype.is_floating:
-        return np.asarray(values == reference.astype(np.int64).astype(dtype.numpy))
+        return np.where(values == reference.astype(np.int64).astype(dtype.numpy), 0.0, np.inf)
     with np.errstate(all="ignore"):
         found, expected = values.astype(np.float64), reference.astype(dtype.numpy).astype(np.float64)
         same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-        near = np.isfinite(expected) & (np.abs(found - reference) <= bound)
         overflow = (
             np.isinf(found) & (np.abs(reference) + bound >= GREATEST[dtype.name]) & (np.sign(found) == np.sign(reference))
         )
-        return np.asarray(same | near | overflow)
+        ratio = np.where(np.isfinite(found) & np.isfinite(expected), np.abs(found - reference) / bound, np.inf)
+        return np.where(same | overflow, 0.0, ratio)
 
 
 def compare_classes(place: str, y: ndl.Tensor, reference: Array, *, either_zero: bool, sums: bool) -> None:

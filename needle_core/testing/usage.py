@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import needle_core.op as engine
 from needle_core.autograd import no_grad
-from needle_core.op import OPS, Op
+from needle_core.op import Op, forget_all
 
 
 @dataclass
@@ -53,15 +53,10 @@ def recorded() -> Iterator[Usage]:
 
         return seen
 
-    _forget()
+    forget_all()
     engine.watcher = watch
     try:
         yield used
     finally:
         engine.watcher = None
-        _forget()
-
-
-def _forget() -> None:
-    for op in OPS.values():
-        op.forget()
+        forget_all()

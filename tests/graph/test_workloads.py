@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 import pytest
-from workloads import WORKLOADS
 
 import needle_core as ndl
+from needle_core.benchmark.workloads import WORKLOADS
 
 FULL = os.environ.get("NEEDLE_FULL") == "1"
 STEPS = {"scaleadd": 100, "mlp": 100, "mlpresnet": 30, "resnet9": 5, "lstm": 5, "gpt": 5}

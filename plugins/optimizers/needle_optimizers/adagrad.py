@@ -17,6 +17,8 @@ class Adagrad(Optimizer):
     Source: Duchi, Hazan & Singer 2011, JMLR 12
     """
 
+    is_pure = True
+
     def __init__(
         self,
         params: Params,
@@ -54,6 +56,8 @@ class RMSprop(Optimizer):
 
     Source: Tieleman & Hinton 2012, lecture 6.5 of "Neural Networks for Machine Learning"; Graves 2013, arXiv:1308.0850
     """
+
+    is_pure = True
 
     def __init__(
         self,

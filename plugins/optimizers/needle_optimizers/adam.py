@@ -12,6 +12,8 @@ from needle_core.tensor import Tensor
 class _AdamBase(Optimizer):
     """What Adam and AdamW share: all but the place of the weight decay."""
 
+    is_pure = True
+
     def __init__(
         self,
         params: Params,
@@ -58,6 +60,8 @@ class Adam(_AdamBase):
     Source:   Kingma & Ba 2015, arXiv:1412.6980
     """
 
+    is_pure = True
+
     def update(self, p: Tensor, g: Tensor, state: State, hyper: Hyper) -> tuple[Tensor, State]:
         move, after = self._move(g + hyper.weight_decay * p if hyper.weight_decay else g, state, hyper)
         return p - move, after
@@ -72,6 +76,8 @@ class AdamW(_AdamBase):
     Numerics: as Adam
     Source:   Loshchilov & Hutter 2019, arXiv:1711.05101
     """
+
+    is_pure = True
 
     def __init__(
         self,

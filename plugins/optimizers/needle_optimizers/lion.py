@@ -17,6 +17,8 @@ class Lion(Optimizer):
     Source: Chen et al. 2023, arXiv:2302.06675
     """
 
+    is_pure = True
+
     def __init__(
         self,
         params: Params,

@@ -20,6 +20,8 @@ class SGD(Optimizer):
     Source:   Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning"
     """
 
+    is_pure = True
+
     def __init__(
         self,
         params: Params,

@@ -34,14 +34,16 @@ class MultiPathScaleAdd(nn.Module):
         self.paths = [ScaleAdd(), ScaleAdd()]
 
     def forward(self, x: ndl.Tensor) -> ndl.Tensor:
-        return self.paths[0](x) + self.paths[1](x)
+        y: ndl.Tensor = self.paths[0](x) + self.paths[1](x)
+        return y
 
 
 class SumOfSquares(nn.Module):
     """The squared error, summed."""
 
     def forward(self, x: ndl.Tensor, y: ndl.Tensor) -> ndl.Tensor:
-        return ((x - y) ** 2).sum()
+        total: ndl.Tensor = ((x - y) ** 2).sum()
+        return total
 
 
 def _step(model: nn.Module, loss: nn.Module, opt: ndl.optim.Optimizer, x: ndl.Tensor, y: ndl.Tensor) -> Step:
@@ -137,7 +139,8 @@ class Block(nn.Module):
 
     def forward(self, x: ndl.Tensor) -> ndl.Tensor:
         x = x + self.attention(self.norm1(x), causal=True)
-        return x + self.perceptron(self.norm2(x))
+        y: ndl.Tensor = x + self.perceptron(self.norm2(x))
+        return y
 
 
 class GPT(nn.Module):

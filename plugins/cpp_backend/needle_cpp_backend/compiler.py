@@ -1,0 +1,95 @@
+"""Plans as native programs: each node a kernel made ahead, each value a place in the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from needle_core.backend import Executable
+from needle_core.graph.executor import failed
+from needle_core.graph.graph import Constant, Fused, Node, Value
+from needle_core.graph.plan import Plan
+from needle_core.graph.program import program_of
+from needle_cpp_backend import programs
+from needle_cpp_backend.call import Call, Kernel
+from needle_cpp_backend.native import native
+
+_FAILURES = (IndexError, ValueError, MemoryError, RuntimeError)
+"""What a kernel may raise: its arguments are the message and the number of the step."""
+
+
+def compiled(plan: Plan) -> Executable:
+    """One native call that runs the plan, and writes the donated inputs."""
+    places = _Places(plan)
+    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node)]
+    steps = [(kernel_of(node), [places[v] for v in node.inputs], [places[y] for y in node.outputs]) for node in nodes]
+    run = native.Plan(
+        inputs=len(plan.graph.inputs),
+        results=[(v.spec.shape, v.spec.dtype.numpy) for v in places.results],
+        constants=[c.buffer for c in places.constants],
+        outputs=[places.output(k) for k in range(len(plan.graph.outputs))],
+        steps=steps,
+        arena=plan.arena,
+    )
+
+    def execute(*buffers: Any) -> Sequence[Any]:
+        try:
+            return run(*buffers)  # type: ignore[no-any-return]
+        except _FAILURES as cause:
+            _blame(cause, nodes)
+
+    def profile(*buffers: Any) -> dict[Node, float]:
+        return dict(zip(nodes, run.profile(*buffers), strict=True))
+
+    return Executable(execute, set(plan.donated.values()), profile)
+
+
+def kernel_of(node: Node) -> Kernel:
+    """The native kernel of a node."""
+    if isinstance(node, Fused):
+        return programs.of_fused(program_of(node))
+    kernel: Any = node.op.kernel_for(node.spec)
+    return kernel.make(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs))
+
+
+def _blame(cause: Exception, nodes: Sequence[Node]) -> NoReturn:
+    """Raise the error for the step that failed."""
+    message, step = cause.args
+    failed(nodes[step], type(cause)(message))
+
+
+class _Places:
+    """Where the values of a plan lie, as the native module counts: base 0 is the arena, then inputs, results, constants."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        graph = plan.graph
+        self.inputs = {v: j for j, v in enumerate(graph.inputs)}
+        self.constants = [*graph.constants()]
+        self._constants = {c: i for i, c in enumerate(self.constants)}
+        self._results: dict[int, int] = {}  # of outputs that are new: which result
+        self.results: list[Value] = []
+        for k, v in enumerate(graph.outputs):
+            if plan.memory.get(v) == ("output", k):
+                self._results[k] = len(self.results)
+                self.results.append(v)
+
+    def __getitem__(self, v: Value) -> tuple[int, int]:
+        if v in self.inputs:
+            return 1 + self.inputs[v], 0
+        if isinstance(v, Constant):
+            return 1 + len(self.inputs) + len(self.results) + self._constants[v], 0
+        region, number = self.plan.memory[v]
+        if region == "arena":
+            return 0, number
+        if region == "input":
+            return 1 + number, 0
+        return 1 + len(self.inputs) + self._results[number], 0
+
+    def output(self, k: int) -> int:
+        """Which of inputs, results and constants output k is."""
+        return self[self.plan.graph.outputs[k]][0] - 1
+
+    def is_nothing(self, node: Node) -> bool:
+        """Whether a node only gives another shape to what stays where it is."""
+        return node.name == "reshape" and self[node.inputs[0]] == self[node.outputs[0]]

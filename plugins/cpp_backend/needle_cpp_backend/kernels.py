@@ -1,0 +1,400 @@
+"""Which native kernel computes an op. A function has the name of its op, and makes the kernel for specs and attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from needle_core.graph.program import broadcast_steps
+from needle_core.spec import Spec
+from needle_cpp_backend import programs
+from needle_cpp_backend.call import Call, Kernel, code, in_float32, matrix_shapes, row_major
+from needle_cpp_backend.native import native
+from needle_cpp_backend.work import Work
+
+Sizes = tuple[int, ...]
+
+
+# -- reduce -----------------------------------------------------------------------------------------------------------------
+
+
+def _reduction(name: str) -> Any:
+    def make(call: Call) -> Kernel:
+        return programs.of_reduction(name, call.inputs[0], call.attrs["axes"], call.outputs[0])
+
+    return make
+
+
+sum, mean, prod, max, min, any, all = map(_reduction, ("sum", "mean", "prod", "max", "min", "any", "all"))
+
+
+def cumsum(call: Call) -> Kernel:
+    x = call.inputs[0]
+    return native.cumsum(code(x.dtype), *_around(x, call.attrs["axis"]))
+
+
+# -- shape ------------------------------------------------------------------------------------------------------------------
+
+
+def reshape(call: Call) -> Kernel:
+    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, row_major(call.outputs[0].shape))
+
+
+def permute_dims(call: Call) -> Kernel:
+    steps = row_major(call.inputs[0].shape)
+    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, tuple(steps[i] for i in call.attrs["axes"]))
+
+
+def broadcast_to(call: Call) -> Kernel:
+    y = call.outputs[0]
+    return programs.of_copy(y.dtype, y.shape, broadcast_steps(call.inputs[0].shape, y.shape))
+
+
+def expand_as(call: Call) -> Kernel:
+    return broadcast_to(call)
+
+
+def strided_slice(call: Call) -> Kernel:
+    steps = row_major(call.inputs[0].shape)
+    source = tuple(a * b for a, b in zip(steps, call.attrs["step"], strict=True))
+    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, source, start=_dot(steps, call.attrs["start"]))
+
+
+def flip(call: Call) -> Kernel:
+    x, axes = call.inputs[0], call.attrs["axes"]
+    steps = row_major(x.shape)
+    source = tuple(-step if i in axes else step for i, step in enumerate(steps))
+    start = _dot([steps[i] for i in axes], [x.shape[i] - 1 for i in axes])
+    return programs.of_copy(x.dtype, x.shape, source, start=start)
+
+
+def pad(call: Call) -> Kernel:
+    x, y = call.inputs[0], call.outputs[0]
+    steps = row_major(y.shape)
+    target = tuple(a * b for a, b in zip(steps, call.attrs["dilation"], strict=True))
+    offset = _dot(steps, [before for before, _ in call.attrs["width"]])
+    fill = programs.of_number("", call.attrs["value"], y)
+    copy = programs.of_copy(x.dtype, x.shape, row_major(x.shape), target, offset=offset)
+    return native.sequence([(fill, [], [(2, 0)]), (copy, [(1, 0)], [(2, 0)])], inputs=1, outputs=1)
+
+
+def concat(call: Call) -> Kernel:
+    axis, y = call.attrs["axis"], call.outputs[0]
+    steps, parts, offset = row_major(y.shape), [], 0
+    for i, x in enumerate(call.inputs):
+        copy = programs.of_copy(x.dtype, x.shape, row_major(x.shape), steps, offset=offset)
+        parts.append((copy, [(1 + i, 0)], [(1 + len(call.inputs), 0)]))
+        offset += x.shape[axis] * steps[axis]
+    return native.sequence(parts, inputs=len(call.inputs), outputs=1)
+
+
+# -- index ------------------------------------------------------------------------------------------------------------------
+
+
+def take(call: Call) -> Kernel:
+    x, indices = call.inputs
+    return native.take(code(x.dtype), code(indices.dtype), call.attrs["axis"], *_around(x, call.attrs["axis"]), indices.size)
+
+
+def embedding(call: Call) -> Kernel:
+    indices, weight = call.inputs
+    return _swapped(native.take(code(weight.dtype), code(indices.dtype), 0, *_around(weight, 0), indices.size))
+
+
+@in_float32
+def scatter_add(call: Call) -> Kernel:
+    x, indices, _ = call.inputs
+    axis = call.attrs["axis"]
+    return native.scatter_add(code(x.dtype), code(indices.dtype), axis, *_around(x, axis), indices.size, from_zero=False)
+
+
+@in_float32
+def embedding_grad(call: Call) -> Kernel:
+    (g, indices), y = call.inputs, call.outputs[0]
+    return _swapped(native.scatter_add(code(g.dtype), code(indices.dtype), 0, *_around(y, 0), indices.size, from_zero=True))
+
+
+def argsort(call: Call) -> Kernel:
+    x = call.inputs[0]
+    return native.argsort(code(x.dtype), *_around(x, call.attrs["axis"]), call.attrs["descending"])
+
+
+# -- linalg -----------------------------------------------------------------------------------------------------------------
+
+
+@in_float32
+def matmul(call: Call) -> Kernel:
+    return native.product(code(call.inputs[0].dtype), *matrix_shapes(call))
+
+
+@in_float32
+def gemm(call: Call) -> Kernel:
+    a, b = call.inputs
+    return native.product(code(a.dtype), a.shape, b.shape, **call.attrs)
+
+
+@in_float32
+def linear(call: Call) -> Kernel:
+    x, weight, _ = call.inputs
+    return native.product(code(x.dtype), x.shape, weight.shape, bias=True)
+
+
+# -- convolution and pooling ------------------------------------------------------------------------------------------------
+
+
+@in_float32
+def conv(call: Call) -> Kernel:
+    (x, weight), y = call.inputs, call.outputs[0]
+    return native.conv(code(y.dtype), _convolution(x.shape, weight.shape, y.shape, call.attrs))
+
+
+@in_float32
+def conv_transpose(call: Call) -> Kernel:
+    (x, weight), y = call.inputs, call.outputs[0]
+    return native.conv_transpose(code(y.dtype), _convolution(y.shape, weight.shape, x.shape, call.attrs))
+
+
+@in_float32
+def conv_weight_grad(call: Call) -> Kernel:
+    (g, x), y = call.inputs, call.outputs[0]
+    return native.conv_weight_grad(code(y.dtype), _convolution(x.shape, y.shape, g.shape, call.attrs))
+
+
+def _convolution(x: Sizes, weight: Sizes, y: Sizes, attrs: Mapping[str, Any]) -> Any:
+    """The form of the convolution that makes y of x."""
+    sliding = _sliding(weight[1:-1], attrs)
+    return native.Convolution(n=x[0], c=x[-1], o=y[-1], groups=attrs["groups"], s=x[1:-1], t=y[1:-1], sliding=sliding)
+
+
+def _sliding(size: Sizes, attrs: Mapping[str, Any]) -> Any:
+    before, after = zip(*attrs["padding"], strict=True)
+    return native.Sliding(size=size, stride=attrs["stride"], before=before, after=after, dilation=attrs["dilation"])
+
+
+@in_float32
+def max_pool(call: Call) -> Kernel:
+    return native.max_pool(*_pooling(call.inputs[0].shape, call.outputs[0], call.attrs))
+
+
+@in_float32
+def max_pool_grad(call: Call) -> Kernel:
+    g, x = call.inputs
+    return native.max_pool_grad(*_pooling(x.shape, g, call.attrs))
+
+
+@in_float32
+def avg_pool(call: Call) -> Kernel:
+    return native.avg_pool(*_pooling(call.inputs[0].shape, call.outputs[0], call.attrs), call.attrs["count_include_pad"])
+
+
+@in_float32
+def avg_pool_grad(call: Call) -> Kernel:
+    g, x = call.inputs[0], call.outputs[0]
+    return native.avg_pool_grad(*_pooling(x.shape, g, call.attrs), call.attrs["count_include_pad"])
+
+
+def _pooling(x: Sizes, y: Spec, attrs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return code(y.dtype), x[0], x[1:-1], y.shape[1:-1], x[-1], _sliding(attrs["size"], attrs)
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------------
+
+
+@in_float32
+def softmax(call: Call) -> Kernel:
+    return _over_rows(call, lambda dtype, rows, n: native.softmax(dtype, rows, n, logarithm=False))
+
+
+@in_float32
+def log_softmax(call: Call) -> Kernel:
+    return _over_rows(call, lambda dtype, rows, n: native.softmax(dtype, rows, n, logarithm=True))
+
+
+@in_float32
+def softmax_grad(call: Call) -> Kernel:
+    return _over_rows(call, native.softmax_grad)
+
+
+def _over_rows(call: Call, make: Callable[..., Kernel]) -> Kernel:
+    """A kernel of rows over any axes. Operands are copied if these are not the last, or if they are broadcast."""
+    y, axes = call.outputs[0], call.attrs["axes"]
+    kept = [i for i in range(y.ndim) if i not in axes]
+    kernel = make(code(y.dtype), math.prod(y.shape[i] for i in kept), math.prod(y.shape[i] for i in axes))
+    order = [*kept, *axes]
+    if order == [*range(y.ndim)] and {x.shape for x in call.inputs} == {y.shape}:
+        return kernel
+    turned = [y.shape[i] for i in order]
+    each, count = -(-y.nbytes // 64) * 64, len(call.inputs)
+    steps: list[Any] = []
+    for i, x in enumerate(call.inputs):
+        there = broadcast_steps(x.shape, y.shape)
+        copy = programs.of_copy(y.dtype, turned, tuple(there[axis] for axis in order))
+        steps.append((copy, [(1 + i, 0)], [(0, i * each)]))
+    back = tuple(row_major(turned)[order.index(i)] for i in range(y.ndim))
+    steps.append((kernel, [(0, i * each) for i in range(count)], [(0, count * each)]))
+    steps.append((programs.of_copy(y.dtype, y.shape, back), [(0, count * each)], [(1 + count, 0)]))
+    return native.sequence(steps, inputs=count, outputs=1, scratch=(count + 1) * each)
+
+
+@in_float32
+def cross_entropy(call: Call) -> Kernel:
+    x, labels = call.inputs
+    return native.cross_entropy(code(x.dtype), code(labels.dtype), labels.size, x.shape[-1], **call.attrs)
+
+
+@in_float32
+def cross_entropy_grad(call: Call) -> Kernel:
+    _, x, labels = call.inputs
+    return native.cross_entropy_grad(code(x.dtype), code(labels.dtype), labels.size, x.shape[-1], **call.attrs)
+
+
+@in_float32
+def layer_norm(call: Call) -> Kernel:
+    x, weight, _ = call.inputs
+    return native.layer_norm(code(x.dtype), _rows(x, weight), weight.size, **call.attrs)
+
+
+@in_float32
+def layer_norm_grad(call: Call) -> Kernel:
+    _, x, weight = call.inputs
+    return native.layer_norm_grad(code(x.dtype), _rows(x, weight), weight.size, **call.attrs)
+
+
+def _rows(x: Spec, weight: Spec) -> int:
+    return math.prod(x.shape[: x.ndim - weight.ndim])
+
+
+# -- attention --------------------------------------------------------------------------------------------------------------
+
+
+@in_float32
+def scaled_dot_product_attention(call: Call) -> Kernel:
+    return native.attention(code(call.inputs[0].dtype), _attention(call.inputs, call.outputs[0].shape[:-2], call.attrs))
+
+
+@in_float32
+def scaled_dot_product_attention_grad(call: Call) -> Kernel:
+    g, *operands = call.inputs
+    return native.attention_grad(code(g.dtype), _attention(operands, g.shape[:-2], call.attrs))
+
+
+def _attention(operands: Sequence[Spec], batch: Sizes, attrs: Mapping[str, Any]) -> Any:
+    """The form of attention with these queries, keys, values, and maybe a mask."""
+    q, k, v, *mask = operands
+    t, s = q.shape[-2], k.shape[-2]
+    around = _matrices(mask[0], (*batch, t, s)) if mask else native.Matrices([], 0, 0)
+    in_batch = {name: _matrices(x, (*batch, *x.shape[-2:])) for name, x in (("q", q), ("k", k), ("v", v))}
+    dtype = code((mask or operands)[0].dtype)
+    return native.Attention(t=t, s=s, d=q.shape[-1], e=v.shape[-1], **in_batch, mask=around, mask_dtype=dtype, **attrs)
+
+
+def _matrices(x: Spec, space: Sizes) -> Any:
+    """Where the matrices of x lie in a batch to which it is broadcast."""
+    *outer, row, column = broadcast_steps(x.shape, space)
+    offsets = [0]
+    for size, step in zip(space, outer, strict=False):
+        offsets = [offset + i * step for offset in offsets for i in range(size)]
+    return native.Matrices(offsets, row, column)
+
+
+# -- recurrent --------------------------------------------------------------------------------------------------------------
+
+
+@in_float32
+def lstm(call: Call) -> Kernel:
+    x, h, c, w_ih, w_hh, bias = range(6)
+    work = Work(call)
+    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], code(call.inputs[x].dtype)
+    a = work.add(native.product(dtype, (t * n, i), (i, 4 * d), bias=True), [x, w_ih, bias], (t, n, 4 * d))
+    work.finish(native.lstm(dtype, t, n, d, **call.attrs), [a, h, c, w_hh], [0, 1])
+    return work.kernel()
+
+
+@in_float32
+def lstm_grad(call: Call) -> Kernel:
+    gy, gc, y, cs, x, h, c, w_ih, w_hh, bias = range(10)
+    work, reverse = Work(call), call.attrs["reverse"]
+    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], call.inputs[x].dtype
+    wide, rows = code(dtype), t * n
+    states = work.before(y, h, (t, n, d), reverse)
+    a = work.add(native.product(wide, (rows, i), (i, 4 * d), bias=True), [x, w_ih, bias], (t, n, 4 * d))
+    b = work.add(native.product(wide, (rows, d), (d, 4 * d)), [states, w_hh], (t, n, 4 * d))
+    turned = work.add(programs.of_copy(dtype, (4 * d, d), (1, 4 * d)), [w_hh], (4 * d, d))
+    da = work.space((t, n, 4 * d))
+    work.finish(native.lstm_grad(wide, t, n, d, reverse), [gy, gc, cs, c, a, b, turned], [da, 1, 2])
+    work.finish(native.product(wide, (rows, 4 * d), (i, 4 * d), transpose_b=True), [da, w_ih], [0])
+    work.finish(native.product(wide, (rows, i), (rows, 4 * d), transpose_a=True), [x, da], [3])
+    work.finish(native.product(wide, (rows, d), (rows, 4 * d), transpose_a=True), [states, da], [4])
+    work.finish(programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 4 * d)), (0,), call.outputs[5]), [da], [5])
+    return work.kernel()
+
+
+@in_float32
+def gru(call: Call) -> Kernel:
+    x, h, w_ih, w_hh, b_ih, b_hh = range(6)
+    work = Work(call)
+    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], code(call.inputs[x].dtype)
+    a = work.add(native.product(dtype, (t * n, i), (i, 3 * d), bias=True), [x, w_ih, b_ih], (t, n, 3 * d))
+    work.finish(native.gru(dtype, t, n, d, **call.attrs), [a, h, w_hh, b_hh], [0])
+    return work.kernel()
+
+
+@in_float32
+def gru_grad(call: Call) -> Kernel:
+    g, y, x, h, w_ih, w_hh, b_ih, b_hh = range(8)
+    work, reverse = Work(call), call.attrs["reverse"]
+    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], call.inputs[x].dtype
+    wide, rows = code(dtype), t * n
+    states = work.before(y, h, (t, n, d), reverse)
+    a = work.add(native.product(wide, (rows, i), (i, 3 * d), bias=True), [x, w_ih, b_ih], (t, n, 3 * d))
+    b = work.add(native.product(wide, (rows, d), (d, 3 * d), bias=True), [states, w_hh, b_hh], (t, n, 3 * d))
+    turned = work.add(programs.of_copy(dtype, (3 * d, d), (1, 3 * d)), [w_hh], (3 * d, d))
+    da, db = work.space((t, n, 3 * d)), work.space((t, n, 3 * d))
+    work.finish(native.gru_grad(wide, t, n, d, reverse), [g, states, a, b, turned], [da, db, 1])
+    work.finish(native.product(wide, (rows, 3 * d), (i, 3 * d), transpose_b=True), [da, w_ih], [0])
+    work.finish(native.product(wide, (rows, i), (rows, 3 * d), transpose_a=True), [x, da], [2])
+    work.finish(native.product(wide, (rows, d), (rows, 3 * d), transpose_a=True), [states, db], [3])
+    by_bias = programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 3 * d)), (0,), call.outputs[4])
+    work.finish(by_bias, [da], [4])
+    work.finish(by_bias, [db], [5])
+    return work.kernel()
+
+
+# -- create -----------------------------------------------------------------------------------------------------------------
+
+
+def iota(call: Call) -> Kernel:
+    return programs.of_number("iota", 0, call.outputs[0])
+
+
+def random_bits(call: Call) -> Kernel:
+    state, y = call.inputs[0], call.outputs[0]
+    still = (0,) * y.ndim
+    return native.program(
+        shape=y.shape,
+        loads=[(0, code(state.dtype), still, 0), (0, code(state.dtype), still, 1)],
+        numbers=[],
+        instructions=[("random_bits", [0, 1], code(y.dtype))],
+        stores=[(0, 2, code(y.dtype), row_major(y.shape), 0, "", 0)],
+    )
+
+
+# -- what they share --------------------------------------------------------------------------------------------------------
+
+
+def _swapped(kernel: Kernel) -> Kernel:
+    """A kernel with its two operands the other way round."""
+    return native.sequence([(kernel, [(2, 0), (1, 0)], [(3, 0)])], inputs=2, outputs=1)
+
+
+def _dot(a: Sequence[int], b: Sequence[int]) -> int:
+    total = 0
+    for u, v in zip(a, b, strict=True):
+        total += u * v
+    return total
+
+
+def _around(x: Spec, axis: int) -> tuple[int, int, int]:
+    """x as (outer, size, inner), `axis` in the middle."""
+    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
