@@ -7,7 +7,15 @@ from needle_core.errors import ArgumentError, ShapeError
 from needle_core.nn.dropout import Dropout
 from needle_core.nn.linear import Linear
 from needle_core.nn.module import Module
-from needle_core.ops import attention_weights, expand_dims, linear, permute_dims, reshape, scaled_dot_product_attention
+from needle_core.ops import (
+    attention_weights,
+    expand_dims,
+    linear,
+    permute_dims,
+    reshape,
+    scaled_dot_product_attention,
+    self_attention,
+)
 from needle_core.spec import DTypeLike
 from needle_core.tensor import Tensor
 
@@ -53,19 +61,26 @@ class MultiHeadAttention(Module):
         mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
+        masks = [] if mask is None else [expand_dims(mask, 1) if mask.ndim == 3 else mask]
+        drops = self.training and self.dropout.p
+        if key is None and value is None and not drops:
+            self._check(query)
+            return self.out_proj(self_attention(self.in_proj(query), *masks, heads=self.heads, causal=causal))  # type: ignore[no-any-return]
         key = query if key is None else key
         q, k, v = (self._heads(x, i) for i, x in enumerate((query, key, key if value is None else value)))
-        masks = [] if mask is None else [expand_dims(mask, 1) if mask.ndim == 3 else mask]
-        if self.training and self.dropout.p:
+        if drops:
             y = self.dropout(attention_weights(q, k, *masks, causal=causal)) @ v
         else:
             y = scaled_dot_product_attention(q, k, v, *masks, causal=causal)
         return self.out_proj(reshape(permute_dims(y, axes=(0, 2, 1, 3)), shape=query.shape))  # type: ignore[no-any-return]
 
-    def _heads(self, x: Tensor, part: int) -> Tensor:
-        """Queries, keys or values: x by the first, second or third part of `in_proj`, as (n, heads, t, dim / heads)."""
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.dim:
             raise ShapeError(f"MultiHeadAttention: expected (n, positions, {self.dim})", details={"got": x.spec})
+
+    def _heads(self, x: Tensor, part: int) -> Tensor:
+        """Queries, keys or values: x by the first, second or third part of `in_proj`, as (n, heads, t, dim / heads)."""
+        self._check(x)
         columns = slice(part * self.dim, (part + 1) * self.dim)
         weight, bias = self.in_proj.weight[:, columns], self.in_proj.bias
         y = x @ weight if bias is None else linear(x, weight, bias[columns])

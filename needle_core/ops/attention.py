@@ -9,18 +9,21 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from needle_core.doors import broadcast_shapes, promoting
+from needle_core.doors import broadcast_shapes, normalize_integer, promoting
 from needle_core.errors import ArgumentError, DtypeError, ShapeError, brief
 from needle_core.op import composite
 from needle_core.ops.create import iota
 from needle_core.ops.elementwise import less, not_equal, where
 from needle_core.ops.normalize import softmax, softmax_grad
 from needle_core.ops.reduce import max
-from needle_core.ops.shape import reshape
+from needle_core.ops.shape import concat, moveaxis, reshape, unstack
 from needle_core.spec import DType, Spec, bool_, promote
 from needle_core.tensor import Tensor
 
-__all__ = ["attention_weights", "scaled_dot_product_attention", "scaled_dot_product_attention_grad"]
+__all__ = [
+    "attention_weights", "scaled_dot_product_attention", "scaled_dot_product_attention_grad", "self_attention",
+    "self_attention_grad",
+]  # fmt: skip
 
 Attrs: TypeAlias = dict[str, Any]
 
@@ -58,6 +61,36 @@ def _attended_gradient(
         raise ShapeError(f"the gradient has the shape {list(y.shape)} of what attention gives, not {list(g.shape)}")
     operands = [q, k, v, *(q.like(shape=(q.shape[-2], k.shape[-2])) for m in mask if m.dtype.is_floating)]
     return tuple(x.like(shape=(*y.shape[:-2], *x.shape[-2:])) for x in operands), attrs
+
+
+@promoting(_promotion(1))
+def _attended_by_itself(
+    x: Spec, *mask: Spec, heads: int, causal: bool = False, scale: float | None = None
+) -> tuple[Spec, Attrs]:
+    q, heads = _one_part(x, heads)
+    _scores((q, q, q), mask)
+    return x.like(shape=(*x.shape[:-1], x.shape[-1] // 3)), {"heads": heads, **_attributes(q, causal, scale)}
+
+
+@promoting(_promotion(2))
+def _attended_by_itself_gradient(
+    g: Spec, x: Spec, *mask: Spec, heads: int, causal: bool = False, scale: float | None = None
+) -> tuple[tuple[Spec, ...], Attrs]:
+    y, attrs = _attended_by_itself(x, *mask, heads=heads, causal=causal, scale=scale)
+    if g.shape != y.shape:
+        raise ShapeError(f"the gradient has the shape {list(y.shape)} of what attention gives, not {list(g.shape)}")
+    q, _ = _one_part(x, heads)
+    return (x, *(x.like(shape=_scores((q, q, q), mask)) for m in mask if m.dtype.is_floating)), attrs
+
+
+def _one_part(x: Spec, heads: Any) -> tuple[Spec, int]:
+    """The queries, keys or values that are side by side in x, as (*b, heads, t, d); and the canonical number of heads."""
+    count = normalize_integer("heads", heads)
+    if x.ndim < 2:
+        raise ShapeError("queries, keys and values side by side have at least two axes, (..., positions, width)")
+    if count < 1 or x.shape[-1] % (3 * count):
+        raise ShapeError(f"a width of {x.shape[-1]} does not make queries, keys and values of {count} heads")
+    return x.like(shape=(*x.shape[:-2], count, x.shape[-2], x.shape[-1] // (3 * count))), count
 
 
 def _scores(operands: Sequence[Spec], mask: Sequence[Spec]) -> tuple[int, ...]:
@@ -157,3 +190,54 @@ def _attention_gradient(
 
 
 scaled_dot_product_attention.vjp_joint(_attention_gradient)
+
+
+@composite(_attended_by_itself_gradient)
+def self_attention_grad(
+    g: Tensor, x: Tensor, *mask: Tensor, heads: int, causal: bool = False, scale: Any = None
+) -> tuple[Tensor, ...]:
+    """The gradients of self_attention for x, and for a floating mask in the shape of the scores.
+
+    Source: Dao et al. 2022, arXiv:2205.14135
+    """
+    parts = scaled_dot_product_attention_grad(
+        _by_heads(g, 1, heads)[0], *_by_heads(x, 3, heads), *mask, causal=causal, scale=scale
+    )
+    return concat(*(_side_by_side(part) for part in parts[:3]), axis=-1), *parts[3:]
+
+
+@composite(_attended_by_itself)
+def self_attention(x: Tensor, *mask: Tensor, heads: int, causal: bool = False, scale: Any = None) -> Tensor:
+    """Attention of a sequence to itself in several heads, of queries, keys and values that one map has made side by side.
+
+        y = (y_1, ..., y_h),    y_i = scaled_dot_product_attention(q_i, k_i, v_i),    x = (q_1, ..., q_h, k_1, ..., v_h)
+
+    Masks, `causal` and `scale` are those of scaled_dot_product_attention.
+
+    Shapes:   x (*b, t, 3 h d), mask broadcast to (*b, h, t, t) -> (*b, t, h d)
+    Dtypes:   floating; the mask floating or bool
+    Numerics: a query that may look at no key gives 0, and has gradients of 0
+    Raises:   ShapeError if the sizes do not fit, DtypeError for a mask of integers
+    Source:   Vaswani et al. 2017, arXiv:1706.03762
+    """
+    return _side_by_side(scaled_dot_product_attention(*_by_heads(x, 3, heads), *mask, causal=causal, scale=scale))
+
+
+def _by_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """x (*b, t, parts h d) as so many tensors (*b, h, t, d)."""
+    width = x.shape[-1] // (parts * heads)
+    return unstack(moveaxis(reshape(x, shape=(*x.shape[:-1], parts, heads, width)), (-3, -2), (0, -3)))
+
+
+def _side_by_side(y: Tensor) -> Tensor:
+    """y (*b, h, t, d) as (*b, t, h d)."""
+    turned = moveaxis(y, -3, -2)
+    return reshape(turned, shape=(*turned.shape[:-2], turned.shape[-2] * turned.shape[-1]))
+
+
+def _self_attention_gradient(g: Tensor, y: Tensor, x: Tensor, *mask: Tensor, **attrs: Any) -> tuple[Tensor | None, ...]:
+    gradients = self_attention_grad(g, x, *mask, **attrs)
+    return (*gradients, None) if len(gradients) < 1 + len(mask) else gradients
+
+
+self_attention.vjp_joint(_self_attention_gradient)

@@ -76,6 +76,25 @@ def _attention_grad(
     return (by_q, by_k, by_v, by_mask) if floating else (by_q, by_k, by_v)
 
 
+def _by_heads(x: Array, parts: int, heads: int) -> list[Array]:
+    """The heads of each part of x, which lie side by side: (*b, h, t, d)."""
+    columns = np.split(x, parts * heads, axis=-1)
+    return [np.stack(columns[i * heads : (i + 1) * heads], axis=-3) for i in range(parts)]
+
+
+def _side_by_side(y: Array) -> Array:
+    return np.concatenate([y[..., i, :, :] for i in range(y.shape[-3])], axis=-1)
+
+
+def _self_attention(x: Array, *masks: Array, heads: int, **attrs: Any) -> Array:
+    return _side_by_side(_attention(*_by_heads(x, 3, heads), *masks, **attrs))
+
+
+def _self_attention_grad(g: Array, x: Array, *masks: Array, heads: int, **attrs: Any) -> tuple[Array, ...]:
+    parts = _attention_grad(_by_heads(g, 1, heads)[0], *_by_heads(x, 3, heads), *masks, **attrs)
+    return np.concatenate([_side_by_side(part) for part in parts[:3]], axis=-1), *parts[3:]
+
+
 # Shapes of q, k, v; a mask or none; attributes. Of more queries than keys, if `causal`, the first see nothing.
 _CALLS: list[tuple[tuple[Input, ...], tuple[Input, ...], dict[str, Any]]] = [
     ((real(3, 4), real(5, 4), real(5, 2)), (), {}),
@@ -99,6 +118,23 @@ def _cotangent(q: Input, k: Input, v: Input) -> Input:
     return real(*np.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v))), q.shape[-2], v.shape[-1])
 
 
+# Of queries, keys and values side by side: their shape, a mask or none, attributes.
+_PACKED: list[tuple[Input, tuple[Input, ...], dict[str, Any]]] = [
+    (real(3, 12), (), {"heads": 2}),
+    (real(2, 19, 12), (), {"heads": 2, "causal": True}),
+    (real(2, 2, 3, 6), (), {"heads": 1, "causal": True, "scale": 0.3}),
+    (real(2, 4, 9), (mask(4, 4),), {"heads": 3}),
+    (real(3, 12), (real(2, 3, 3),), {"heads": 2, "causal": True}),
+    (real(2, 3, 12), (mask(2, 1, 1, 3),), {"heads": 2}),
+    (real(2, 0, 6), (), {"heads": 2}),
+    (real(3, 0), (), {"heads": 2}),
+]
+
+
+def _packed_cotangent(x: Input) -> Input:
+    return real(*x.shape[:-1], x.shape[-1] // 3)
+
+
 _INFINITE = "where inf is the greatest, inf - inf is nan"
 _SIZES = [
     refuses(ShapeError, "queries and keys differ in width, 3 != 4", real(2, 3), real(2, 4)),
@@ -113,9 +149,21 @@ _SIZES = [
 ]
 _THIRD = [refuses(ShapeError, "each key has one value, but there are 4 keys and 3 values", real(2, 3), real(4, 3), real(3, 3))]
 _FIRST = [refuses(ShapeError, "the gradient has the shape [2, 5] of what", real(2, 3), real(2, 3), real(4, 3), real(4, 5))]
+_WIDTHS = [
+    refuses(ShapeError, "a width of 8 does not make queries, keys and values of 2 heads", real(2, 8), heads=2),
+    refuses(ShapeError, "a width of 6 does not make queries, keys and values of 0 heads", real(2, 6), heads=0),
+    refuses(ArgumentError, "heads is an integer, not 'two'", real(2, 6), heads="two"),
+    refuses(ShapeError, "side by side have at least two axes", real(6), heads=2),
+    refuses(ShapeError, "a mask of shape [3, 2] does not broadcast to the scores, [2, 2, 2]", real(2, 6), mask(3, 2), heads=2),
+    refuses(DtypeError, "are floating, not int64", index(2, 6, below=2), heads=2),
+]
+_FIRST_PACKED = [refuses(ShapeError, "the gradient has the shape [2, 2] of what", real(2, 3), real(2, 6), heads=2)]
 
 _declare = partial(declare, gradient=COMPLEX, dtypes=FLOATING, rounds=16, either_zero=FROM_ZERO, lax=_INFINITE)
 _declare("attention_weights", _weights, [sample(*x[:2], *m, **a) for x, m, a in _CALLS], terms=2, refusals=_SIZES)
 _declare("scaled_dot_product_attention", _attention, [sample(*x, *m, **a) for x, m, a in _CALLS], terms=2, refusals=_THIRD)
 _declare("scaled_dot_product_attention_grad", _attention_grad, [sample(_cotangent(*x), *x, *m, **a) for x, m, a in _CALLS],
          terms=32, refusals=_FIRST)  # fmt: skip  # what g, v and k, 2 at most, make of weights cancels
+_declare("self_attention", _self_attention, [sample(x, *m, **a) for x, m, a in _PACKED], terms=2, refusals=_WIDTHS)
+_declare("self_attention_grad", _self_attention_grad, [sample(_packed_cotangent(x), x, *m, **a) for x, m, a in _PACKED],
+         terms=32, refusals=_FIRST_PACKED)  # fmt: skip

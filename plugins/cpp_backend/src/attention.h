@@ -17,15 +17,17 @@ struct Matrices {
 struct Attention {
   int64_t t, s, d, e;
   Matrices q, k, v, mask;  // without a mask, no offsets
-  DType mask_dtype;        // bool: where a query may look; floating: added to the scores
+  Matrices y;              // the result, and its gradient
+  Matrices dq, dk, dv;
+  DType mask_dtype;  // bool: where a query may look; floating: added to the scores
   bool causal;
   double scale;
 };
 
-// y (m, t, e) of q, k, v, and a mask.
+// y of q, k, v, and a mask.
 std::unique_ptr<Kernel> make_attention(DType dtype, const Attention& form);
 
-// The gradients for q (m, t, d), k (m, s, d), v (m, s, e), and a floating mask (m, t, s), of g (m, t, e), q, k, v, and a mask.
+// dq, dk, dv, and, row after row, the gradient for a floating mask (m, t, s); of g, which lies as y does, q, k, v, and a mask.
 std::unique_ptr<Kernel> make_attention_grad(DType dtype, const Attention& form);
 
 }  // namespace needle

@@ -3,45 +3,28 @@
 #include <algorithm>
 
 #include "functions.h"
+#include "lanes.h"
 #include "threads.h"
 
 namespace needle {
 namespace {
 
+// y = exp(x - top)
 template <class T>
-T greatest(const T* x, int64_t n) {
-  T top = -kInfinity<T>;
-#pragma omp simd reduction(max : top)
-  for (int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
-  return top;
+void exp_from(const T* x, T top, T* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = exp_of(x[i] - top);
 }
 
-template <class T>
-T sum_of(const T* x, int64_t n) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = 0; i < n; ++i) total += x[i];
-  return total;
-}
-
-// sum exp(x - top)
+// sum exp(x - top), by pieces that stay in the first cache
 template <class T>
 T sum_of_exp(const T* x, T top, int64_t n) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = 0; i < n; ++i) total += exp_of(x[i] - top);
-  return total;
-}
-
-// y = exp(x - top), and their sum
-template <class T>
-T exp_and_sum(const T* x, T top, T* y, int64_t n) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = 0; i < n; ++i) {
-    T e = exp_of(x[i] - top);
-    y[i] = e;
-    total += e;
+  constexpr int64_t kPiece = 1024;
+  T e[kPiece], total = 0;
+  for (int64_t i = 0; i < n; i += kPiece) {
+    int64_t count = std::min(kPiece, n - i);
+    exp_from(x + i, top, e, count);
+    total += sum_of(e, count);
   }
   return total;
 }
@@ -58,12 +41,13 @@ class Softmax : public Kernel {
       for (int64_t row = first; row < last; ++row) {
         auto* x = static_cast<const T*>(in[0]) + row * n_;
         auto* y = static_cast<T*>(out[0]) + row * n_;
-        T top = greatest(x, n_);
+        T top = greatest_of(x, n_);
         if (logarithm_) {
           T low = std::log(sum_of_exp(x, top, n_));
           for (int64_t i = 0; i < n_; ++i) y[i] = (x[i] - top) - low;
         } else {
-          T scale = 1 / exp_and_sum(x, top, y, n_);
+          exp_from(x, top, y, n_);
+          T scale = 1 / sum_of(y, n_);
           for (int64_t i = 0; i < n_; ++i) y[i] *= scale;
         }
       }
@@ -85,9 +69,7 @@ class SoftmaxGrad : public Kernel {
       for (int64_t row = first; row < last; ++row) {
         auto *g = static_cast<const T*>(in[0]) + row * n_, *y = static_cast<const T*>(in[1]) + row * n_;
         auto* dx = static_cast<T*>(out[0]) + row * n_;
-        T total = 0;
-#pragma omp simd reduction(+ : total)
-        for (int64_t i = 0; i < n_; ++i) total += g[i] * y[i];
+        T total = sum_over<T>(n_, [=](int64_t i, auto v) { return read<decltype(v)>(g + i) * read<decltype(v)>(y + i); });
         for (int64_t i = 0; i < n_; ++i) dx[i] = y[i] * (g[i] - total);
       }
     });
@@ -122,7 +104,7 @@ class CrossEntropy : public Kernel {
     parallel_ranges(rows_, n_ * kExp, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         auto* x = static_cast<const T*>(in[0]) + row * n_;
-        T top = greatest(x, n_);
+        T top = greatest_of(x, n_);
         losses[row] = std::log(sum_of_exp(x, top, n_)) - (x[class_of(label_, in[1], row, n_)] - top);
       }
     });
@@ -153,7 +135,8 @@ class CrossEntropyGrad : public Kernel {
         auto* dx = static_cast<T*>(out[0]) + row * n_;
         int64_t at = class_of(label_, in[2], row, n_);
         T by_row = reduction_ == "none" ? g[row] : factor;
-        T scale = 1 / exp_and_sum(x, greatest(x, n_), dx, n_), picked = (dx[at] * scale - 1) * by_row;
+        exp_from(x, greatest_of(x, n_), dx, n_);
+        T scale = 1 / sum_of(dx, n_), picked = (dx[at] * scale - 1) * by_row;
         for (int64_t i = 0; i < n_; ++i) dx[i] = dx[i] * scale * by_row;
         dx[at] = picked;
       }
@@ -171,9 +154,11 @@ class CrossEntropyGrad : public Kernel {
 // Mean and 1 / deviation of a row.
 template <class T>
 std::pair<T, T> moments(const T* x, int64_t n, T eps) {
-  T mean = sum_of(x, n) / static_cast<T>(n), squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  T mean = sum_of(x, n) / static_cast<T>(n);
+  T squares = sum_over<T>(n, [=](int64_t i, auto v) {
+    auto d = read<decltype(v)>(x + i) - mean;
+    return d * d;
+  });
   return {mean, 1 / std::sqrt(squares / static_cast<T>(n) + eps)};
 }
 
@@ -233,16 +218,18 @@ class LayerNormGrad : public Kernel {
   void add_row(const T* g, const T* x, const T* weight, T* dx, T* by_weight, T* by_bias) const {
     int64_t n = n_;
     auto [mean, scale] = moments(x, n, eps_);
-    T middle = mean, factor = scale, by_shift = 0, by_scale = 0;
-#pragma omp simd reduction(+ : by_shift, by_scale)
+    T middle = mean, factor = scale;
+    T by_shift = sum_over<T>(n, [=](int64_t i, auto v) { return read<decltype(v)>(g + i) * read<decltype(v)>(weight + i); });
+    T by_scale = sum_over<T>(n, [=](int64_t i, auto v) {
+      using V = decltype(v);
+      return read<V>(g + i) * read<V>(weight + i) * ((read<V>(x + i) - middle) * factor);
+    });
+    by_shift /= static_cast<T>(n), by_scale /= static_cast<T>(n);
+#pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
-      T h = (x[i] - middle) * factor, z = g[i] * weight[i];
-      by_shift += z;
-      by_scale += z * h;
-      by_weight[i] += g[i] * h;
+      by_weight[i] += g[i] * ((x[i] - middle) * factor);
       by_bias[i] += g[i];
     }
-    by_shift /= static_cast<T>(n), by_scale /= static_cast<T>(n);
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) {
       dx[i] = (g[i] * weight[i] - by_shift - (x[i] - middle) * factor * by_scale) * factor;

@@ -5,18 +5,14 @@
 
 #include <algorithm>
 
-#include "types.h"
+#include "lanes.h"
 
 namespace needle {
 
-#ifdef __AVX512F__
-constexpr int kVectorBytes = 64, kTileRows = 8, kTileVectors = 3;  // 24 of 32 registers hold sums
-#else
-constexpr int kVectorBytes = 32, kTileRows = 4, kTileVectors = 3;  // 12 of 16
-#endif
+constexpr int kTileRows = kVectorBytes == 64 ? 8 : 4, kTileVectors = 3;  // sums in 24 of 32 registers, or in 12 of 16
 
 template <class T>
-constexpr int kTileColumns = kTileVectors * kVectorBytes / static_cast<int>(sizeof(T));
+constexpr int kTileColumns = kTileVectors * static_cast<int>(kLanes<T>);
 
 // A matrix whose element (i, j) is data[i * row + j * column].
 template <class T>
@@ -30,19 +26,18 @@ struct Matrix {
 // Sums for kRows rows of a with kVectors vectors of columns of b, whose rows are `step` apart.
 template <int kRows, int kVectors, class T>
 void product_tile(Matrix<const T> a, const T* b, int64_t step, int64_t k, T* sums) {
-  using V [[gnu::vector_size(kVectorBytes), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
-  constexpr int kLanes = kVectorBytes / sizeof(T);
+  using V = typename Vector<T>::type;
   V sum[kRows][kVectors] = {};
   for (int64_t p = 0; p < k; ++p) {
     V right[kVectors];
-    for (int j = 0; j < kVectors; ++j) right[j] = *reinterpret_cast<const V*>(b + p * step + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) right[j] = read<V>(b + p * step + j * kLanes<T>);
     for (int i = 0; i < kRows; ++i) {
       T left = a.data[i * a.row + p * a.column];
       for (int j = 0; j < kVectors; ++j) sum[i][j] += left * right[j];
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) *reinterpret_cast<V*>(sums + i * kTileColumns<T> + j * kLanes) = sum[i][j];
+    for (int j = 0; j < kVectors; ++j) *reinterpret_cast<V*>(sums + i * kTileColumns<T> + j * kLanes<T>) = sum[i][j];
   }
 }
 
@@ -68,10 +63,9 @@ void multiply(Matrix<const T> a, Matrix<const T> b, int64_t m, int64_t k, int64_
   constexpr int kColumns = kTileColumns<T>;
   for (int64_t j = 0; j < n; j += kColumns) {
     int64_t count = std::min<int64_t>(kColumns, n - j), step = b.row;
-    constexpr int64_t kLanes = kVectorBytes / sizeof(T);
-    int64_t vectors = (count + kLanes - 1) / kLanes;
+    int64_t vectors = (count + kLanes<T> - 1) / kLanes<T>;
     const T* right = b.data + j * b.column;
-    if (b.column != 1 || count % kLanes) {  // it is copied, with zeros where it ends
+    if (b.column != 1 || count % kLanes<T>) {  // it is copied, with zeros where it ends
       for (int64_t p = 0; p < k; ++p) {
         T* row = panel + p * kColumns;
         for (int64_t c = 0; c < count; ++c) row[c] = right[p * b.row + c * b.column];
