@@ -270,6 +270,7 @@ class Program : public Kernel {
     for (int64_t i = begin; i < end; i += tile_) {
       int64_t n = std::min(tile_, end - i);
       for (size_t r = 0; r < registers; ++r) at[r] = base[r] + i * stride[r];
+      fetch_next(at, stride, std::min(tile_, end - i - n));
       for (size_t r = 0; r < e_.loads.size(); ++r) {
         if (kind_[r] == Kind::Gathered) gather(e_.loads[r], at[r], inputs, i, n);
       }
@@ -293,6 +294,15 @@ class Program : public Kernel {
     for (size_t k = 0; k < e_.stores.size(); ++k) {
       if (folds_[k] && !is_row(k)) add_recent(k, partial_of(k, chunk, scratch));
       if (is_whole(k)) std::memcpy(partial_of(k, chunk, scratch), &rows[row_[k]], sizeof(RowState));
+    }
+  }
+
+  // Asks for the next n elements of what is read where it lies, which come while this tile is computed.
+  void fetch_next(char* const* at, const int64_t* stride, int64_t n) const {
+    for (size_t r = 0; r < e_.loads.size(); ++r) {
+      if (kind_[r] != Kind::Direct) continue;
+      const char* next = at[r] + tile_ * stride[r];
+      for (int64_t byte = 0; byte < n * stride[r]; byte += 64) __builtin_prefetch(next + byte);
     }
   }
 
