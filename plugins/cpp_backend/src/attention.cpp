@@ -139,8 +139,7 @@ class AttentionKernel : public Kernel {
       T top = greatest_of(row, whole);
       bool blind = (f_.causal || !f_.mask.offsets.empty()) && top == -kInfinity<T>;  // a query that may look at no key
       top = blind ? T(0) : top;
-#pragma omp simd
-      for (int64_t j = 0; j < whole; ++j) row[j] = exp_of(row[j] - top);
+      exp_from(row, top, row, whole);
       T total = sum_of(row, whole), factor = blind && total == 0 ? T(0) : 1 / total;
       for (int64_t j = 0; j < whole; ++j) row[j] *= factor;
       std::fill(row + whole, row + width_, T(0));

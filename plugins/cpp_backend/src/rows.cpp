@@ -9,13 +9,6 @@
 namespace needle {
 namespace {
 
-// y = exp(x - top)
-template <class T>
-void exp_from(const T* x, T top, T* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = exp_of(x[i] - top);
-}
-
 // sum exp(x - top), by pieces that stay in the first cache
 template <class T>
 T sum_of_exp(const T* x, T top, int64_t n) {
