@@ -53,6 +53,8 @@ _COUNTS: Final[Mapping[str, Callable[[list[Spec], list[Spec]], int]]] = {
     "conv_weight_grad": lambda x, y: 2 * x[0].size * math.prod(y[0].shape[1:]),
     "scaled_dot_product_attention": lambda x, y: _attention(x[0], x[1], x[2], math.prod(y[0].shape[:-2])),
     "scaled_dot_product_attention_grad": lambda x, y: 5 * _attention(x[1], x[2], x[3], math.prod(x[0].shape[:-2])) // 2,
+    "self_attention": lambda x, y: 4 * y[0].size * y[0].shape[-2],
+    "self_attention_grad": lambda x, y: 10 * x[0].size * x[0].shape[-2],
     "lstm": lambda x, y: _recurrent(x[0], x[3], x[4]),
     "lstm_grad": lambda x, y: 3 * _recurrent(x[4], x[7], x[8]),
     "gru": lambda x, y: _recurrent(x[0], x[2], x[3]),

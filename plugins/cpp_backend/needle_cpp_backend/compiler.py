@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from needle_core.backend import Executable
 from needle_core.graph.executor import failed
-from needle_core.graph.graph import Constant, Fused, Node, Value
+from needle_core.graph.graph import Constant, Fused, Graph, Node, Value
 from needle_core.graph.plan import Plan
 from needle_core.graph.program import program_of
 from needle_cpp_backend import programs
@@ -21,8 +21,12 @@ _FAILURES = (IndexError, ValueError, MemoryError, RuntimeError)
 def compiled(plan: Plan) -> Executable:
     """One native call that runs the plan, and writes the donated inputs."""
     places = _Places(plan)
-    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node)]
-    steps = [(kernel_of(node), [places[v] for v in node.inputs], [places[y] for y in node.outputs]) for node in nodes]
+    joined = _joined_losses(plan.graph)
+    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node) and node not in joined.values()]
+    steps = []
+    for node in nodes:
+        given = [*node.outputs, *(joined[node].outputs if node in joined else ())]
+        steps.append((kernel_of(node, given), [places[v] for v in node.inputs], [places[y] for y in given]))
     run = native.Plan(
         inputs=len(plan.graph.inputs),
         results=[(v.spec.shape, v.spec.dtype.numpy) for v in places.results],
@@ -36,7 +40,7 @@ def compiled(plan: Plan) -> Executable:
         try:
             return run(*buffers)  # type: ignore[no-any-return]
         except _FAILURES as cause:
-            _blame(cause, nodes)
+            _blame(cause, [joined.get(node, node) for node in nodes])
 
     def profile(*buffers: Any) -> dict[Node, float]:
         return dict(zip(nodes, run.profile(*buffers), strict=True))
@@ -44,12 +48,28 @@ def compiled(plan: Plan) -> Executable:
     return Executable(execute, set(plan.donated.values()), profile)
 
 
-def kernel_of(node: Node) -> Kernel:
-    """The native kernel of a node."""
+def kernel_of(node: Node, outputs: Sequence[Value]) -> Kernel:
+    """The native kernel of a node, which gives these outputs."""
     if isinstance(node, Fused):
         return programs.of_fused(program_of(node))
     kernel: Any = node.op.kernel_for(node.spec)
-    return kernel.make(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs))
+    return kernel.make(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in outputs), node.attrs))
+
+
+def _joined_losses(graph: Graph) -> dict[Node, Node]:
+    """Gradients of the cross entropy that may give the loss too, for both need the same exponentials: with the node of the loss.
+
+    So they may if nothing reads the loss before.
+    """
+    losses: dict[Any, Node] = {}
+    joined: dict[Node, Node] = {}
+    for node in graph.nodes:
+        losses = {key: loss for key, loss in losses.items() if loss.outputs[0] not in node.inputs}
+        if node.name == "cross_entropy":
+            losses[node.inputs, repr(node.attrs)] = node
+        elif node.name == "cross_entropy_grad" and (loss := losses.pop((node.inputs[1:], repr(node.attrs)), None)):
+            joined[node] = loss
+    return joined
 
 
 def _blame(cause: Exception, nodes: Sequence[Node]) -> NoReturn:

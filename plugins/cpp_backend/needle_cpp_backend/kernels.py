@@ -246,7 +246,10 @@ def cross_entropy(call: Call) -> Kernel:
 @in_float32
 def cross_entropy_grad(call: Call) -> Kernel:
     _, x, labels = call.inputs
-    return native.cross_entropy_grad(code(x.dtype), code(labels.dtype), labels.size, x.shape[-1], **call.attrs)
+    with_loss = len(call.outputs) > 1  # where a plan has joined it with its op
+    return native.cross_entropy_grad(
+        code(x.dtype), code(labels.dtype), labels.size, x.shape[-1], **call.attrs, with_loss=with_loss
+    )
 
 
 @in_float32

@@ -384,7 +384,7 @@ NB_MODULE(NEEDLE_MODULE, m) {
   m.def("cross_entropy", maker(make_cross_entropy), nb::arg("dtype"), nb::arg("label"), nb::arg("rows"), nb::arg("n"),
         nb::arg("reduction"));
   m.def("cross_entropy_grad", maker(make_cross_entropy_grad), nb::arg("dtype"), nb::arg("label"), nb::arg("rows"), nb::arg("n"),
-        nb::arg("reduction"));
+        nb::arg("reduction"), nb::arg("with_loss") = false);
   m.def("layer_norm", maker(make_layer_norm), nb::arg("dtype"), nb::arg("rows"), nb::arg("n"), nb::arg("eps"));
   m.def("layer_norm_grad", maker(make_layer_norm_grad), nb::arg("dtype"), nb::arg("rows"), nb::arg("n"), nb::arg("eps"));
   m.def("attention", maker(make_attention), nb::arg("dtype"), nb::arg("form"));

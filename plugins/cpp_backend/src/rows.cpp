@@ -9,16 +9,25 @@
 namespace needle {
 namespace {
 
-// sum exp(x - top), by pieces that stay in the first cache
+constexpr int64_t kPiece = 1024;  // elements of a row that stay in the first cache
+
+// y = exp(x - top), and their sum
 template <class T>
-T sum_of_exp(const T* x, T top, int64_t n) {
-  constexpr int64_t kPiece = 1024;
-  T e[kPiece], total = 0;
+T exp_and_sum(const T* x, T top, T* y, int64_t n) {
+  T total = 0;
   for (int64_t i = 0; i < n; i += kPiece) {
     int64_t count = std::min(kPiece, n - i);
-    exp_from(x + i, top, e, count);
-    total += sum_of(e, count);
+    exp_from(x + i, top, y + i, count);
+    total += sum_of(y + i, count);
   }
+  return total;
+}
+
+// The same sum alone
+template <class T>
+T sum_of_exp(const T* x, T top, int64_t n) {
+  T y[kPiece], total = 0;
+  for (int64_t i = 0; i < n; i += kPiece) total += exp_and_sum(x + i, top, y, std::min(kPiece, n - i));
   return total;
 }
 
@@ -39,8 +48,7 @@ class Softmax : public Kernel {
           T low = std::log(sum_of_exp(x, top, n_));
           for (int64_t i = 0; i < n_; ++i) y[i] = (x[i] - top) - low;
         } else {
-          exp_from(x, top, y, n_);
-          T scale = 1 / sum_of(y, n_);
+          T scale = 1 / exp_and_sum(x, top, y, n_);
           for (int64_t i = 0; i < n_; ++i) y[i] *= scale;
         }
       }
@@ -84,6 +92,20 @@ int64_t class_of(DType dtype, const void* labels, int64_t row, int64_t n) {
   return label < 0 ? label + n : label;
 }
 
+// The loss of a row whose label is `at`, given the sum of exp(x - top).
+template <class T>
+T loss_of(const T* x, T top, T total, int64_t at) {
+  return std::log(total) - (x[at] - top);
+}
+
+// The losses of all rows as one number.
+template <class T>
+T reduced(const T* losses, int64_t rows, const std::string& reduction) {
+  double total = 0;
+  for (int64_t row = 0; row < rows; ++row) total += losses[row];
+  return static_cast<T>(reduction == "mean" ? total / static_cast<double>(rows) : total);
+}
+
 template <class T>
 class CrossEntropy : public Kernel {
  public:
@@ -98,13 +120,10 @@ class CrossEntropy : public Kernel {
       for (int64_t row = first; row < last; ++row) {
         auto* x = static_cast<const T*>(in[0]) + row * n_;
         T top = greatest_of(x, n_);
-        losses[row] = std::log(sum_of_exp(x, top, n_)) - (x[class_of(label_, in[1], row, n_)] - top);
+        losses[row] = loss_of(x, top, sum_of_exp(x, top, n_), class_of(label_, in[1], row, n_));
       }
     });
-    if (reduction_ == "none") return;
-    double total = 0;
-    for (int64_t row = 0; row < rows_; ++row) total += losses[row];
-    *static_cast<T*>(out[0]) = static_cast<T>(reduction_ == "mean" ? total / static_cast<double>(rows_) : total);
+    if (reduction_ != "none") *static_cast<T*>(out[0]) = reduced(losses, rows_, reduction_);
   }
 
  private:
@@ -116,11 +135,14 @@ class CrossEntropy : public Kernel {
 template <class T>
 class CrossEntropyGrad : public Kernel {
  public:
-  CrossEntropyGrad(DType label, int64_t rows, int64_t n, const std::string& reduction)
-      : label_(label), rows_(rows), n_(n), reduction_(reduction) {}
+  CrossEntropyGrad(DType label, int64_t rows, int64_t n, const std::string& reduction, bool with_loss)
+      : label_(label), rows_(rows), n_(n), reduction_(reduction), with_loss_(with_loss) {}
 
-  void run(const void* const* in, void* const* out, void*) const override {
+  int64_t scratch_bytes() const override { return with_loss_ ? aligned(rows_ * sizeof(T)) : 0; }
+
+  void run(const void* const* in, void* const* out, void* scratch) const override {
     auto* g = static_cast<const T*>(in[0]);
+    auto* losses = static_cast<T*>(with_loss_ && reduction_ == "none" ? out[1] : scratch);
     T factor = reduction_ == "mean" ? g[0] / static_cast<T>(rows_) : reduction_ == "sum" ? g[0] : T(1);
     parallel_ranges(rows_, n_ * kExp, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
@@ -128,18 +150,21 @@ class CrossEntropyGrad : public Kernel {
         auto* dx = static_cast<T*>(out[0]) + row * n_;
         int64_t at = class_of(label_, in[2], row, n_);
         T by_row = reduction_ == "none" ? g[row] : factor;
-        exp_from(x, greatest_of(x, n_), dx, n_);
-        T scale = 1 / sum_of(dx, n_), picked = (dx[at] * scale - 1) * by_row;
+        T top = greatest_of(x, n_), total = exp_and_sum(x, top, dx, n_);
+        if (with_loss_) losses[row] = loss_of(x, top, total, at);
+        T scale = 1 / total, picked = (dx[at] * scale - 1) * by_row;
         for (int64_t i = 0; i < n_; ++i) dx[i] = dx[i] * scale * by_row;
         dx[at] = picked;
       }
     });
+    if (with_loss_ && reduction_ != "none") *static_cast<T*>(out[1]) = reduced(losses, rows_, reduction_);
   }
 
  private:
   DType label_;
   int64_t rows_, n_;
   std::string reduction_;
+  bool with_loss_;
 };
 
 // -- layer norm -------------------------------------------------------------------------------------------------------------
@@ -253,8 +278,8 @@ std::unique_ptr<Kernel> make_cross_entropy(DType dtype, DType label, int64_t row
 }
 
 std::unique_ptr<Kernel> make_cross_entropy_grad(DType dtype, DType label, int64_t rows, int64_t n,
-                                                const std::string& reduction) {
-  return make<CrossEntropyGrad>(dtype, label, rows, n, reduction);
+                                                const std::string& reduction, bool with_loss) {
+  return make<CrossEntropyGrad>(dtype, label, rows, n, reduction, with_loss);
 }
 
 std::unique_ptr<Kernel> make_layer_norm(DType dtype, int64_t rows, int64_t n, double eps) {
