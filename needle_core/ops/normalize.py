@@ -12,6 +12,7 @@ from needle_core.doors import along_floating, normalize_integer, promoting, to_f
 from needle_core.errors import ShapeError
 from needle_core.op import composite
 from needle_core.ops.elementary import exp, rsqrt, sqrt
+from needle_core.ops.elementwise import square
 from needle_core.ops.reduce import logsumexp, max, mean, sum, var
 from needle_core.spec import DType, Spec, float32
 from needle_core.tensor import Axes, Tensor
@@ -159,8 +160,9 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     Shapes:   x (*s, c) -> (c), (c); n is the product of s
     Dtypes:   floating; float32 of float16 and bfloat16
     """
-    wide = x.astype(_statistical(x.dtype))
-    return mean(wide, axes=_but_last(x)), var(wide, axes=_but_last(x))
+    wide, axes = x.astype(_statistical(x.dtype)), _but_last(x)
+    middle = mean(wide, axes=axes)
+    return middle, mean(square(wide - middle), axes=axes)
 
 
 batch_statistics.vjp(lambda g, y, x: batch_statistics_grad(g[0], g[1], x, y[0]))
