@@ -82,6 +82,26 @@ def test_views_share_memory_and_keep_it() -> None:
     assert view.tolist() == np.arange(12.0).reshape(3, 4).T[1:, ::2].tolist()
 
 
+def test_kernels_get_operands_row_after_row(plant: Callable[[Callable[..., Any]], None]) -> None:
+    seen = []
+
+    def kernel(x: Any) -> Any:
+        seen.append((x.flags.c_contiguous, x.tolist()))
+        return np.exp(x)
+
+    plant(kernel)
+    (x,) = on_loopback(np.arange(6.0).reshape(2, 3))
+    for view in (x, x.T, x[:, ::2], ndl.flip(x, axis=1)):
+        ndl.exp(view)
+    assert [values for _, values in seen] == [
+        [[0, 1, 2], [3, 4, 5]],
+        [[0, 3], [1, 4], [2, 5]],
+        [[0, 2], [3, 5]],
+        [[2, 1, 0], [5, 4, 3]],
+    ]
+    assert all(in_rows for in_rows, _ in seen)
+
+
 def test_memory_in_use_is_counted_for_each_device() -> None:
     places = [ndl.device("loopback:0"), ndl.device("loopback:1")]
     before = [p.backend.memory_stats(p)["in_use"] for p in places]

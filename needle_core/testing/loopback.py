@@ -3,8 +3,10 @@
 Its buffers tell nothing and turn into no array; values leave and enter through `to_numpy` and `from_numpy` alone, which copy.
 It has kernels for the primitives of the core and for nothing else: those of the best host backend that is installed. They read
 operands that stand between guards, which are looked at after every kernel; their results lie in the host's memory, and are
-copied into such memory. What is freed becomes poison, and `empty` gives poison. There are two devices, loopback:0 and
-loopback:1, so that things can be on the wrong one.
+copied into such memory. Views are made, but not computed with: operands lie row after row, as in programs, since BLAS rounds
+products of transposed matrices otherwise on some processors, and a step must leave the same bits behind compiled as eager. What
+is freed becomes poison, and `empty` gives poison. There are two devices, loopback:0 and loopback:1, so that things can be on
+the wrong one.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class LoopbackBackend(Backend):
     def kernel_table(self) -> Mapping[str, Kernel]:
         host = self._host.backend.name
         primitives = [name for name, op in OPS.items() if op.is_primitive and op.__module__.startswith("needle_core.")]
-        return {name: KERNELS[name, host] for name in primitives if (name, host) in KERNELS}
+        kernels = {name: KERNELS[name, host] for name in primitives if (name, host) in KERNELS}
+        self._rearranging = [kernel for name, kernel in kernels.items() if OPS[name].__module__ == "needle_core.ops.shape"]
+        return kernels
 
     def from_numpy(self, array: npt.NDArray[Any], device: Device) -> LoopbackBuffer:
         memory = Memory(array.nbytes, device)
@@ -108,7 +112,10 @@ class LoopbackBackend(Backend):
     def bind(
         self, kernel: Kernel, attrs: Mapping[str, Any], inputs: tuple[Spec, ...], output: Spec | tuple[Spec, ...]
     ) -> Callable[..., Buffer]:
-        """The host's kernel for the same call on the host; what it returns is copied, unless it is a view of an operand."""
+        """The host's kernel for the same call on the host, its operands row after row unless it is one that makes views.
+
+        What it returns is copied, unless it is a view of an operand.
+        """
         outputs = output if isinstance(output, tuple) else (output,)
         place, hosts = outputs[0].device, [Spec.of(s.shape, s.dtype, self._host) for s in (*inputs, *outputs)]
         run = self._host.backend.bind(
@@ -122,12 +129,13 @@ class LoopbackBackend(Backend):
             strangers = [b for b in buffers if b._memory.device is not place]
             if strangers:
                 raise DeviceError(f"a kernel on {place} got {strangers[0]!r}")
-            result = run(*(b._array for b in buffers))
-            if not all(b._memory.is_intact for b in buffers):
+            operands = buffers if kernel in self._rearranging else [self._in_rows(b, place) for b in buffers]
+            result = run(*(b._array for b in operands))
+            if not all(b._memory.is_intact for b in operands):
                 raise RuntimeError("the kernel wrote outside of an operand")
             if isinstance(output, tuple):
-                return [self._keep(y, buffers, place) for y in result]
-            return self._keep(result, buffers, place)
+                return [self._keep(y, operands, place) for y in result]
+            return self._keep(result, operands, place)
 
         return call
 
@@ -151,7 +159,11 @@ class LoopbackBackend(Backend):
         is_whole = buffer._array.flags.c_contiguous and buffer._array.nbytes == buffer._memory.nbytes
         return is_whole and getrefcount(buffer._memory) == 2  # of this buffer, and of the question
 
-    def _keep(self, result: Any, operands: tuple[LoopbackBuffer, ...], place: Device) -> Any:
+    def _in_rows(self, buffer: LoopbackBuffer, place: Device) -> LoopbackBuffer:
+        """The buffer, or a copy of a view whose elements do not lie row after row."""
+        return buffer if buffer._array.flags.c_contiguous else self.from_numpy(buffer._array, place)
+
+    def _keep(self, result: Any, operands: Sequence[LoopbackBuffer], place: Device) -> Any:
         """A buffer for what a kernel returned; what is no array is left to the core, which refuses it."""
         if not isinstance(result, np.ndarray | np.generic):
             return result
