@@ -13,6 +13,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core.benchmark.workloads import WORKLOADS
+from tests.graph.regimes import different
 
 FULL = os.environ.get("NEEDLE_FULL") == "1"
 STEPS = {"scaleadd": 100, "mlp": 100, "mlpresnet": 30, "resnet9": 5, "lstm": 5, "gpt": 5}
@@ -43,5 +44,5 @@ def test_every_workload_is_here() -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_compiled_steps_are_eager_steps_bit_for_bit(name: str) -> None:
     found, expected = after(name, compiled=True), after(name, compiled=False)
-    assert found == expected
+    assert different(found, expected) == []
     assert len(set(expected["losses"])) > len(expected["losses"]) / 2  # they train: the numbers are not the same all along
