@@ -3,6 +3,7 @@
 #   make demo DEVICE=numpy ARGS="--epochs 3"     options of `needle train`
 #   make test ARGS="-k loader"                   options of pytest
 #   make test DEVICE=loopback                    on another default device
+#   make test WORKERS=0                          in one process; without it, in one for each core
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +13,7 @@ SHELL := bash
 
 DEVICE ?=
 ARGS ?=
+WORKERS ?= auto
 
 # uv keeps the environment: the one on PATH, else one of our own in .tools. It takes the system's Python and downloads none.
 UV := $(or $(shell command -v uv),.tools/bin/uv)
@@ -27,12 +29,14 @@ help:  ## show the targets
 # One thread for the linear algebra: matrices are small here, and OpenBLAS's threads wait by spinning. Beside another busy process
 # the demo took 212 s with two threads, 6 s with one.
 demo test mutants: export OPENBLAS_NUM_THREADS ?= 1
+# The threads of the C++ backend, more than there are cores where tests run in several processes, sleep while they wait.
+test: export OMP_WAIT_POLICY ?= passive
 
 demo: $(BUILT)  ## train a network on handwritten digits
 	.venv/bin/needle train $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 test: $(BUILT)  ## run all tests
-	$(if $(DEVICE),NEEDLE_DEVICE=$(DEVICE)) .venv/bin/python -m pytest $(ARGS)
+	$(if $(DEVICE),NEEDLE_DEVICE=$(DEVICE)) .venv/bin/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 mutants: $(READY)  ## plant bugs and see that the conformance kit finds them
 	.venv/bin/python -m tests.mutants $(ARGS)
