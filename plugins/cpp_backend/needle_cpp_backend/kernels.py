@@ -291,7 +291,7 @@ def self_attention(call: Call) -> Kernel:
 
 @in_float32
 def self_attention_grad(call: Call) -> Kernel:
-    g, x, *mask = call.inputs
+    _, x, *mask = call.inputs
     kernel, n = native.attention_grad(code(x.dtype), _self_attention(x, mask, call.attrs)), len(call.inputs)
     results = [(1 + n, 0)] * 3 + [(2 + n, 0)] * (len(call.outputs) - 1)
     return native.sequence([(kernel, [(1, 0)] + [(2, 0)] * 3 + [(3, 0)] * len(mask), results)], n, len(call.outputs))
