@@ -128,8 +128,10 @@ class AttentionKernel : public Kernel {
   }
 
   // Weights of the queries first ... last - 1 of matrix m, row after row; `keys` are those of the matrix, transposed.
-  void weigh(int64_t m, int64_t first, int64_t last, const void* q, const void* mask, const T* keys, T* p, T* panel) const {
+  // Whether all are numbers.
+  bool weigh(int64_t m, int64_t first, int64_t last, const void* q, const void* mask, const T* keys, T* p, T* panel) const {
     auto reach = this->reach(false);
+    bool are_numbers = true;
     multiply_seen(reach, of(f_.q, q, m), keys, first, last, f_.d, static_cast<T>(f_.scale), p, panel);
     for (int64_t i = first; i < last; ++i) {
       T* row = p + (i - first) * width_;
@@ -142,8 +144,10 @@ class AttentionKernel : public Kernel {
       exp_from(row, top, row, whole);
       T total = sum_of(row, whole), factor = blind && total == 0 ? T(0) : 1 / total;
       for (int64_t j = 0; j < whole; ++j) row[j] *= factor;
-      std::fill(row + whole, row + width_, T(0));
+      std::fill(row + whole, row + width_, 0 * factor);
+      are_numbers &= factor == factor;
     }
+    return are_numbers;
   }
 
   void put_mask(int64_t m, int64_t i, int64_t n, const void* mask, T* row) const {
@@ -177,9 +181,9 @@ class AttentionForward : public AttentionKernel<T> {
       int64_t m = task / this->blocks_, first = task % this->blocks_ * kQueries, last = std::min(f.t, first + kQueries);
       T *keys = p + kQueries * this->width_, *panel = keys + f.d * this->width_;
       this->transpose(this->of(f.k, in[1], m), f.d, keys);
-      this->weigh(m, first, last, in[0], mask, keys, p, panel);
+      bool are_numbers = this->weigh(m, first, last, in[0], mask, keys, p, panel);
       auto v = this->of(f.v, in[2], m);
-      auto reach = this->reach(!this->is_finite(v, f.s, f.e));
+      auto reach = this->reach(!(are_numbers && this->is_finite(v, f.s, f.e)));
       this->gather_seen(reach, p, v, first, last, f.e, panel, this->into(f.y, out[0], m, first, 1));
     });
   }
@@ -199,10 +203,10 @@ class AttentionGrad : public AttentionKernel<T> {
     this->each_task(scratch, [&](int64_t m, T* p) {
       T *by_scores = p + t * width, *turned = by_scores + t * width, *panel = turned + std::max(f.d, f.e) * width;
       auto g = this->of(f.y, in[0], m), q = this->of(f.q, in[1], m), k = this->of(f.k, in[2], m), v = this->of(f.v, in[3], m);
-      auto reach = this->reach(!(this->is_finite(g, t, f.e) && this->is_finite(q, t, f.d) && this->is_finite(k, s, f.d) &&
-                                 this->is_finite(v, s, f.e)));
       this->transpose(k, f.d, turned);
-      this->weigh(m, 0, t, in[1], masked ? in[4] : nullptr, turned, p, panel);
+      bool are_numbers = this->weigh(m, 0, t, in[1], masked ? in[4] : nullptr, turned, p, panel);
+      auto reach = this->reach(!(are_numbers && this->is_finite(g, t, f.e) && this->is_finite(q, t, f.d) &&
+                                 this->is_finite(k, s, f.d) && this->is_finite(v, s, f.e)));
       this->transpose(v, f.e, turned);
       this->multiply_seen(reach, g, turned, 0, t, f.e, 1, by_scores, panel);
       for (int64_t i = 0; i < t; ++i) {

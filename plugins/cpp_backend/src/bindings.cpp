@@ -353,9 +353,8 @@ NB_MODULE(NEEDLE_MODULE, m) {
           "__init__",
           [](Attention* made, int64_t t, int64_t s, int64_t d, int64_t e, const Matrices& q, const Matrices& k,
              const Matrices& v, const Matrices& mask, const Matrices& y, const Matrices& dq, const Matrices& dk,
-             const Matrices& dv, DType mask_dtype, bool causal, double scale) {
-            new (made) Attention{t, s, d, e, q, k, v, mask, y, dq, dk, dv, mask_dtype, causal, scale};
-          },
+             const Matrices& dv, DType mask_dtype, bool causal,
+             double scale) { new (made) Attention{t, s, d, e, q, k, v, mask, y, dq, dk, dv, mask_dtype, causal, scale}; },
           nb::arg("t"), nb::arg("s"), nb::arg("d"), nb::arg("e"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("mask"),
           nb::arg("y"), nb::arg("dq"), nb::arg("dk"), nb::arg("dv"), nb::arg("mask_dtype"), nb::arg("causal"),
           nb::arg("scale"));

@@ -25,13 +25,28 @@ constexpr DType kDType = std::is_same_v<T, bool>      ? DType::Bool
                          : std::is_same_v<T, float>   ? DType::Float32
                                                       : DType::Float64;
 
+// A function of numbers that is one of vectors too.
+template <class F>
+struct Vectored : F {};
+template <class F>
+constexpr bool kIsVectored = false;
+template <class F>
+constexpr bool kIsVectored<Vectored<F>> = true;
+
 // F, a function object without state, on every element.
 template <class F, class Y, class A>
 void unary(void* y, const void* const* x, int64_t n, int64_t) {
   auto* out = static_cast<Y*>(y);
   auto* a = static_cast<const A*>(x[0]);
+  if constexpr (kIsVectored<F> && kByVectors<A>) {
+    for (int64_t i = 0; i < n; i += kLanes<A>) {
+      int64_t count = std::min(kLanes<A>, n - i);
+      write_some(out + i, F{}(read_some(a + i, count)), count);
+    }
+  } else {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<Y>(F{}(a[i]));
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<Y>(F{}(a[i]));
+  }
 }
 
 template <class F, class Y, class A>
@@ -39,8 +54,15 @@ void binary(void* y, const void* const* x, int64_t n, int64_t) {
   auto* out = static_cast<Y*>(y);
   auto* a = static_cast<const A*>(x[0]);
   auto* b = static_cast<const A*>(x[1]);
+  if constexpr (kIsVectored<F> && kByVectors<A>) {
+    for (int64_t i = 0; i < n; i += kLanes<A>) {
+      int64_t count = std::min(kLanes<A>, n - i);
+      write_some(out + i, F{}(read_some(a + i, count), read_some(b + i, count)), count);
+    }
+  } else {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<Y>(F{}(a[i], b[i]));
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<Y>(F{}(a[i], b[i]));
+  }
 }
 
 template <class T>
@@ -112,9 +134,10 @@ void enter_comparison(const char* name, Types<T...>, F) {
 template <class T>
 constexpr bool kIsFloating = std::is_floating_point_v<T>;
 
-template <class T>
-T clipped(T x, T limit) {
-  return x < -limit ? -limit : x > limit ? limit : x;
+template <class V>
+V clipped(V x, double limit) {
+  V high = V{} + static_cast<Element<V>>(limit);
+  return x < -high ? -high : x > high ? high : x;
 }
 
 template <class T>
@@ -161,8 +184,9 @@ T pow_of(T a, T b) {
 constexpr double kGelu = 0.79788456080286536, kCubic = 0.044715;
 
 // (1 + tanh u) / 2 is sigmoid(2 u).
-template <class T>
-T gelu_gate(T x) {
+template <class V>
+V gelu_gate(V x) {
+  using T = Element<V>;
   return sigmoid_of(T(2 * kGelu) * (x + T(kCubic) * x * x * x));
 }
 
@@ -170,7 +194,7 @@ template <class From, class To>
 To converted(From x) {
   if constexpr (std::is_same_v<To, bool>) return x != From(0);
   if constexpr (kIsFloating<From> && !kIsFloating<To>) {  // outside of its range an integer gets some value, as in NumPy
-    From z = clipped(x, From(9.2e18));
+    From z = clipped(x, 9.2e18);
     return To(static_cast<int64_t>(z == z ? z : From(0)));
   }
   return static_cast<To>(x);
@@ -207,7 +231,7 @@ bool enter_all() {
   enter_unary("sqrt", kFloating, [](auto x) { return std::sqrt(x); });
   enter_unary("rsqrt", kFloating, [](auto x) { return 1 / std::sqrt(x); });
   enter_unary("reciprocal", kFloating, [](auto x) { return 1 / x; });
-  enter_unary("exp", kFloating, [](auto x) { return exp_of(x); });
+  enter_unary("exp", kFloating, Vectored{[](auto x) { return exp_of(x); }});
   enter_unary("expm1", kFloating, [](auto x) { return expm1_of(x); });
   enter_unary("log", kFloating, [](auto x) { return log_of(x); });
   enter_unary("log1p", kFloating, [](auto x) { return log1p_of(x); });
@@ -216,14 +240,14 @@ bool enter_all() {
   enter_unary("tanh", kFloating, [](auto x) { return tanh_of(x); });
   enter_unary("erf", kFloating, [](auto x) { return erf_of(x); });
   enter_unary("relu", kFloating, [](auto x) { return x < 0 ? 0 : x; });
-  enter_unary("sigmoid", kFloating, [](auto x) { return sigmoid_of(x); });
-  enter_unary("silu", kFloating, [](auto x) { return x * sigmoid_of(x); });
+  enter_unary("sigmoid", kFloating, Vectored{[](auto x) { return sigmoid_of(x); }});
+  enter_unary("silu", kFloating, Vectored{[](auto x) { return x * sigmoid_of(x); }});
   enter_unary("softplus", kFloating, [](auto x) { return (x < 0 ? 0 : x) + log1p_of(exp_of(-std::fabs(x))); });
   enter_unary("gelu", kFloating, [](auto x) {
     using T = decltype(x);
     return T(0.5) * x * (1 + erf_of(x * T(0.70710678118654752)));
   });
-  enter_unary("gelu_tanh", kFloating, [](auto x) { return x * gelu_gate(x); });
+  enter_unary("gelu_tanh", kFloating, Vectored{[](auto x) { return x * gelu_gate(x); }});
 
   enter_binary("add", kAny, [](auto a, auto b) { return a + b; });  // of bools, as 0 and 1: or
   enter_binary("subtract", kNumbers, [](auto a, auto b) { return a - b; });
@@ -237,20 +261,20 @@ bool enter_all() {
   enter_binary("pow", kNumbers, [](auto a, auto b) { return pow_of(a, b); });
   enter_binary("atan2", kFloating, [](auto a, auto b) { return std::atan2(a, b); });
   enter_binary("relu_grad", kFloating, [](auto g, auto y) { return y > 0 ? g : 0; });
-  enter_binary("silu_grad", kFloating, [](auto g, auto x) {
-    auto s = sigmoid_of(x);
-    return g * (s + clipped(x, decltype(x)(1e4)) * s * (1 - s));
-  });
+  enter_binary("silu_grad", kFloating, Vectored{[](auto g, auto x) {
+                 auto s = sigmoid_of(x);
+                 return g * (s + clipped(x, 1e4) * s * (1 - s));
+               }});
   enter_binary("gelu_grad", kFloating, [](auto g, auto x) {
     using T = decltype(x);
-    T z = clipped(x, T(40)), density = exp_of(T(-0.5) * z * z) * T(0.39894228040143268);
+    T z = clipped(x, 40), density = exp_of(T(-0.5) * z * z) * T(0.39894228040143268);
     return g * (T(0.5) * (1 + erf_of(z * T(0.70710678118654752))) + z * density);
   });
-  enter_binary("gelu_tanh_grad", kFloating, [](auto g, auto x) {
-    using T = decltype(x);
-    T z = clipped(x, T(40)), s = gelu_gate(z);
-    return g * (s + z * s * (1 - s) * T(2 * kGelu) * (1 + T(3 * kCubic) * z * z));
-  });
+  enter_binary("gelu_tanh_grad", kFloating, Vectored{[](auto g, auto x) {
+                 using T = Element<decltype(x)>;
+                 auto z = clipped(x, 40), s = gelu_gate(z);
+                 return g * (s + z * s * (1 - s) * T(2 * kGelu) * (1 + T(3 * kCubic) * z * z));
+               }});
 
   enter_comparison("equal", kAny, [](auto a, auto b) { return a == b; });
   enter_comparison("not_equal", kAny, [](auto a, auto b) { return a != b; });

@@ -64,15 +64,15 @@ inline Vector<float>::type exp_of(Vector<float>::type x) {
 // y = exp(x - top)
 template <class T>
 void exp_from(const T* x, T top, T* y, int64_t n) {
-  int64_t i = 0;
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<T, float>) {
-    using V = typename Vector<T>::type;
-    for (; i + kLanes<T> <= n; i += kLanes<T>) *reinterpret_cast<V*>(y + i) = exp_of(read<V>(x + i) - top);
-  }
-#endif
+  if constexpr (kByVectors<T>) {
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+      int64_t count = std::min(kLanes<T>, n - i);
+      write_some(y + i, exp_of(read_some(x + i, count) - top), count);
+    }
+  } else {
 #pragma omp simd
-  for (int64_t j = i; j < n; ++j) y[j] = exp_of(x[j] - top);
+    for (int64_t i = 0; i < n; ++i) y[i] = exp_of(x[i] - top);
+  }
 }
 
 inline float expm1_of(float x) {
@@ -163,10 +163,11 @@ inline float erf_of(float x) {
 }
 inline double erf_of(double x) { return std::erf(x); }
 
-template <class T>
-T sigmoid_of(T x) {
-  T e = exp_of(-std::fabs(x));
-  return (x < 0 ? e : T(1)) / (1 + e);
+// Of a number or of a vector.
+template <class V>
+V sigmoid_of(V x) {
+  V e = exp_of(x < 0 ? x : -x);
+  return (x < 0 ? e : V{} + 1) / (1 + e);
 }
 
 }  // namespace needle

@@ -1,7 +1,9 @@
 // Vector registers, and reductions of a row by one thread. In which order a row is added up depends on its length alone.
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "types.h"
@@ -22,11 +24,50 @@ struct Vector {
   using type [[gnu::vector_size(kVectorBytes), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
 };
 
+// The type of one element of a vector, or of a number itself.
+template <class V>
+struct ElementOf {
+  using type = V;
+};
+template <class V>
+  requires requires(V v) { v[0]; }
+struct ElementOf<V> {
+  using type = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
+};
+template <class V>
+using Element = typename ElementOf<V>::type;
+
 // What lies at x: a vector or one element.
 template <class V, class T>
 V read(const T* x) {
   return *reinterpret_cast<const V*>(x);
 }
+
+// The first `count` elements at x, filled up with zeros; and as many of v at y.
+template <class T>
+typename Vector<T>::type read_some(const T* x, int64_t count) {
+  using V = typename Vector<T>::type;
+  if (count == kLanes<T>) return read<V>(x);
+  V v{};
+  std::memcpy(&v, x, count * sizeof(T));
+  return v;
+}
+template <class V, class T>
+void write_some(T* y, V v, int64_t count) {
+  if (count == kLanes<T>)
+    *reinterpret_cast<V*>(y) = v;
+  else
+    std::memcpy(y, &v, count * sizeof(T));
+}
+
+// Whether functions of vectors take the place of loops over functions of numbers: where an instruction does more than those.
+#ifdef __AVX512F__
+template <class T>
+constexpr bool kByVectors = std::is_same_v<T, float>;
+#else
+template <class T>
+constexpr bool kByVectors = false;
+#endif
 
 // All lanes of v joined by f, halves first.
 template <class V, size_t... I, class F>
@@ -72,7 +113,8 @@ T sum_of(const T* x, int64_t n) {
 template <class T>
 T greatest_of(const T* x, int64_t n) {
   auto larger = [](auto a, auto b) { return b > a ? b : a; };
-  return over_row<T>(n, -std::numeric_limits<T>::infinity(), [=](int64_t i, auto v) { return read<decltype(v)>(x + i); }, larger);
+  return over_row<T>(
+      n, -std::numeric_limits<T>::infinity(), [=](int64_t i, auto v) { return read<decltype(v)>(x + i); }, larger);
 }
 
 }  // namespace needle

@@ -277,8 +277,8 @@ std::unique_ptr<Kernel> make_cross_entropy(DType dtype, DType label, int64_t row
   return make<CrossEntropy>(dtype, label, rows, n, reduction);
 }
 
-std::unique_ptr<Kernel> make_cross_entropy_grad(DType dtype, DType label, int64_t rows, int64_t n,
-                                                const std::string& reduction, bool with_loss) {
+std::unique_ptr<Kernel> make_cross_entropy_grad(DType dtype, DType label, int64_t rows, int64_t n, const std::string& reduction,
+                                                bool with_loss) {
   return make<CrossEntropyGrad>(dtype, label, rows, n, reduction, with_loss);
 }
 

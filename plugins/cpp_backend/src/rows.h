@@ -18,8 +18,8 @@ std::unique_ptr<Kernel> make_softmax_grad(DType dtype, int64_t rows, int64_t n);
 std::unique_ptr<Kernel> make_cross_entropy(DType dtype, DType label, int64_t rows, int64_t n, const std::string& reduction);
 
 // From g, a number or (rows), x and labels; `with_loss` the loss too, as a second result.
-std::unique_ptr<Kernel> make_cross_entropy_grad(DType dtype, DType label, int64_t rows, int64_t n,
-                                                const std::string& reduction, bool with_loss);
+std::unique_ptr<Kernel> make_cross_entropy_grad(DType dtype, DType label, int64_t rows, int64_t n, const std::string& reduction,
+                                                bool with_loss);
 
 // y of x, weight (n) and bias (n).
 std::unique_ptr<Kernel> make_layer_norm(DType dtype, int64_t rows, int64_t n, double eps);
