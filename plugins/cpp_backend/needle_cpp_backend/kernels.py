@@ -302,9 +302,11 @@ def _attention(operands: Sequence[Spec], batch: Sizes, attrs: Mapping[str, Any])
     q, k, v, *mask = operands
     (t, d), (s, e) = q.shape[-2:], v.shape[-2:]
     there = {name: _matrices(x, (*batch, *x.shape[-2:])) for name, x in (("q", q), ("k", k), ("v", v))}
-    made = {name: _matrices(q.like(shape=shape), shape)
-            for name, shape in (("y", (*batch, t, e)), ("dq", (*batch, t, d)), ("dk", (*batch, s, d)), ("dv", (*batch, s, e)))}
-    return native.Attention(t=t, s=s, d=d, e=e, **there, **made, **_mask(mask, (*batch, t, s)), **attrs)  # fmt: skip
+    made = {
+        name: _matrices(q.like(shape=shape), shape)
+        for name, shape in (("y", (*batch, t, e)), ("dq", (*batch, t, d)), ("dk", (*batch, s, d)), ("dv", (*batch, s, e)))
+    }
+    return native.Attention(t=t, s=s, d=d, e=e, **there, **made, **_mask(mask, (*batch, t, s)), **attrs)
 
 
 def _self_attention(x: Spec, mask: Sequence[Spec], attrs: Mapping[str, Any]) -> Any:
