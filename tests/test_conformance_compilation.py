@@ -23,7 +23,7 @@ Compile = Callable[[Plan], Executable]
 
 @pytest.fixture(autouse=True)
 def nothing_faulty_is_kept() -> Iterator[None]:
-    """Ops keep the plans of their bodies, on backends that plan eager calls: those made here are not for the tests after these."""
+    """Ops keep plans of their bodies, on backends that plan eager calls: those made here are not for the tests after these."""
     yield
     forget_all()
 
