@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import needle_core as ndl
 from needle_core import backend, nn
-from needle_core.errors import BoundsError, DeviceUnavailableError, KernelError
+from needle_core.errors import BoundsError, DeviceUnavailableError, KernelError, ShapeError
 from needle_core.op import KERNELS
 from needle_core.testing.programs import random_program
 from needle_cpp_backend import native as libraries
@@ -58,6 +59,40 @@ def trained(steps: int) -> bytes:
     return b"".join(p.numpy().tobytes() for p in model.parameters())
 
 
+def helpers_of(f: Callable[[], Any]) -> int:
+    """How many threads OpenMP starts to help a new Python thread with f."""
+
+    def counted() -> int:
+        before = set(os.listdir("/proc/self/task"))
+        f()
+        return len(set(os.listdir("/proc/self/task")) - before)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(counted).result()
+
+
+def layers() -> dict[str, Callable[[], ndl.Tensor]]:
+    """Work for two threads, by our kernels and by oneDNN's."""
+    rng = np.random.default_rng(0)
+    a, x, w = (ndl.Tensor(rng.normal(size=s).astype(np.float32)) for s in ((600, 600), (16, 32, 32, 32), (32, 3, 3, 32)))
+    rnn, tokens = nn.LSTM(128, 128), ndl.Tensor(rng.normal(size=(10, 32, 128)).astype(np.float32))
+    return {
+        "matmul": lambda: a @ a,
+        "exp": lambda: ndl.exp(x),
+        "conv": lambda: ndl.conv(x, w, padding=1),
+        "lstm": lambda: rnn(tokens)[0],
+        "compiled": ndl.compile(lambda: ndl.conv(ndl.relu(x), w, padding=1) + 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["matmul", "exp", "conv", "lstm", "compiled"])
+def test_the_number_of_threads_holds_for_every_python_thread_and_for_kernels_made_before(name: str) -> None:
+    f = layers()[name]
+    for threads in (2, 1, 3):
+        ndl.set_num_threads(threads)
+        assert helpers_of(f) == threads - 1
+
+
 @pytest.mark.skipif(not native.__name__.endswith("v4"), reason="without AVX-512, oneDNN cuts the sums of products by threads")
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     results = []
@@ -80,14 +115,18 @@ def test_python_threads_run_one_plan_at_the_same_time() -> None:
         np.testing.assert_array_equal(y, z)
 
 
-def test_a_forked_process_computes_alone() -> None:
-    a = ndl.Tensor(np.ones((400, 400), np.float32))
-    (a @ a).numpy()  # the threads are there
+@pytest.mark.parametrize("name", ["matmul", "exp", "conv", "lstm", "compiled"])
+def test_a_forked_process_computes_with_threads_of_its_own(name: str) -> None:
+    ndl.set_num_threads(2)
+    f = layers()[name]
+    expected = f().numpy().tobytes()  # the threads are there
     child = os.fork()
     if not child:
-        right = bool(((a @ a + ndl.exp(a)).numpy() > 400).all())
-        os._exit(0 if right else 1)
+        signal.alarm(60)  # ends a child that waits for threads of its parent
+        same = f().numpy().tobytes() == expected
+        os._exit(0 if same and helpers_of(f) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
+    assert f().numpy().tobytes() == expected
 
 
 @settings(deadline=None, max_examples=10_000 if os.environ.get("NEEDLE_FULL") else 100)
@@ -187,10 +226,40 @@ def test_views_are_read_where_they_lie() -> None:
     )
 
 
-def test_too_large_is_an_error() -> None:
-    x = ndl.Tensor(np.ones((1, 1), np.float32))
+def wide(x: ndl.Tensor, n: int) -> ndl.Tensor:
+    """More numbers than there is memory for."""
+    y: ndl.Tensor = ndl.broadcast_to(x, shape=(2**31, n)) + 1
+    return y
+
+
+TOO_LARGE: dict[str, Callable[[ndl.Tensor], Any]] = {
+    "a result": lambda x: wide(x, 2**20),
+    "what lies between": lambda x: ndl.cumsum(wide(x, 2**20), axis=0).sum(),
+    "more than can be counted": lambda x: ndl.concat([ndl.cumsum(wide(x * i, 2**22), axis=0).sum(axis=0) for i in range(300)]),
+    "a product": lambda x: ndl.broadcast_to(x, shape=(2**26, 1)) @ ndl.broadcast_to(x, shape=(1, 2**26)),
+    "a padded image": lambda x: ndl.conv(x.reshape(1, 1, 1, 1), x.reshape(1, 1, 1, 1), padding=2**25),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_too_large_is_an_error(what: str, compiled: bool) -> None:
+    f = TOO_LARGE[what]
     with pytest.raises(KernelError, match="out of memory"):
-        (ndl.broadcast_to(x, shape=(2**31, 2**20)) + 1).numpy()
+        (ndl.compile(f) if compiled else f)(ndl.Tensor(np.ones((1, 1), np.float32)))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: ndl.conv(x, x, padding=2**40),
+        lambda x: ndl.max_pool(x, size=2**39 + 1, stride=1, padding=2**39),
+        lambda x: ndl.pad(x, width=((2**62, 2**62), (0, 0), (0, 0), (0, 0))),
+    ],
+)
+def test_padding_that_no_machine_has_memory_for_is_refused_at_once(f: Callable[[ndl.Tensor], Any]) -> None:
+    with pytest.raises(ShapeError, match="too large for the memory of any machine"):
+        f(ndl.ones((1, 1, 1, 1)))
 
 
 @pytest.mark.parametrize(
