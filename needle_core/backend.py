@@ -177,7 +177,7 @@ def _opened(name: str, plugin: Plugin) -> tuple[Backend, list[str], dict[str, Ke
         raise DeviceUnavailableError(
             f"backend {name!r} is installed but cannot be opened: {reason}",
             details={"plugin": f"{plugin}, {plugin.value} in {plugin.site}"},
-            hint=f"`needle plugins why {name}`",
+            hint=(isinstance(cause, NeedleError) and cause.hint) or f"`needle plugins why {name}`",
         ) from cause
     return backend, names, kernels
 

@@ -167,6 +167,12 @@ _specs: weakref.WeakValueDictionary[tuple[tuple[int, ...], DType, Device], Spec]
 _making = threading.Lock()
 
 
+MOST_AXES: Final = 64
+"""As many as an array of NumPy has."""
+MOST_BYTES: Final = 2**56
+"""Of an array, as many as processors have addresses for; counts of bytes can then be added up in 64 bits."""
+
+
 class Spec:
     """Shape, dtype and device of a tensor; one object for each, made by `Spec.of`. Prints `float32[32, 784] on cpp`."""
 
@@ -191,6 +197,10 @@ class Spec:
             raise ShapeError(f"a shape consists of integers, not {brief(shape)}") from None
         if any(n < 0 for n in sizes):
             raise ShapeError(f"shape {sizes} has a negative size")
+        if len(sizes) > MOST_AXES:
+            raise ShapeError(f"a tensor has at most {MOST_AXES} axes, not {len(sizes)}")
+        if math.prod(n or 1 for n in sizes) * dtype.itemsize > MOST_BYTES:
+            raise ShapeError(f"shape {sizes} is too large for the memory of any machine")
         with _making:  # another thread may have been first
             spec = _specs.get((sizes, dtype, device))
             if spec is None:

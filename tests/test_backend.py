@@ -138,6 +138,13 @@ def test_backend_that_cannot_be_opened_says_why(install: Install, opening: str, 
     assert "second" not in backends.opened_backends()
 
 
+def test_backend_that_knows_the_remedy_says_it_to_the_user(install: Install) -> None:
+    missing = "raise DeviceUnavailableError('no driver', hint='apt-get install driver')"
+    install(opening=f"from needle_core.errors import DeviceUnavailableError; {missing}")
+    with pytest.raises(DeviceUnavailableError, match=r"cannot be opened: no driver\n  plugin: .*\n  hint: apt-get install driver"):
+        ndl.device("second")
+
+
 def test_kernels_for_ops_that_do_not_exist_are_refused(install: Install, site: Site) -> None:
     (site.folder / "needle_second_kernels.py").write_text("def nonsense(x): return x\ndef add(a, b): return a\n")
     install(more="import needle_second_kernels; kernels = (needle_second_kernels,)")

@@ -180,6 +180,23 @@ def test_shape_of_other_than_integers_does_not_enter_the_table(size: Any) -> Non
     assert type(Spec.of((7919,), ndl.float32, device).shape[0]) is int
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((1,) * 65, "a tensor has at most 64 axes, not 65"),
+        ((2**55,), "is too large for the memory of any machine"),
+        ((2**40, 2**40), "is too large for the memory of any machine"),
+        ((0, 2**40, 2**40), "is too large for the memory of any machine"),  # NumPy refuses it as well
+        ((2**200,), "is too large for the memory of any machine"),
+    ],
+)
+def test_shapes_that_no_machine_can_hold_are_refused(shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ShapeError, match=said):
+        Spec.of(shape, dtype("float32"), DEVICE)
+    assert Spec.of((2**54,), dtype("float32"), DEVICE).nbytes == 2**56
+    assert Spec.of((1,) * 64, dtype("float32"), DEVICE).ndim == 64
+
+
 def test_threads_make_one_spec_of_a_shape() -> None:
     device, interval = ndl.default_device(), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+from itertools import chain
 from typing import Any, TypeAlias
 
 from needle_core.doors import promoting, to_floating
@@ -35,9 +36,17 @@ def _pooled(x: Spec, *, size: Any, stride: Any = None, padding: Any = 0, dilatio
     sizes = zip(s, t, window, attrs["stride"], attrs["padding"], attrs["dilation"], strict=True)
     for length, places, k, step, (before, _), apart in sizes:
         starts = range(-before, places * step - before, step)
-        if not all(builtins.any(0 <= i + j * apart < length for j in range(k)) for i in starts):
+        # If the first `apart` windows reach the image, so do all that begin before it: each of these is a whole number of its
+        # elements further on than one of those.
+        if not all(_reaches(i, length, k, apart) for i in chain(starts[:apart], starts[-1:])):
             raise ShapeError("a window holds nothing of the image, only padding", details=attrs)
     return x.like(shape=(n, *t, c)), {"size": window, **attrs}
+
+
+def _reaches(start: int, length: int, size: int, apart: int) -> bool:
+    """Whether a window holds something of an image of `length`."""
+    outside = builtins.max(0, -(start // apart))  # how many of its elements are before the image
+    return outside < size and start + outside * apart < length
 
 
 def _gradient_fits(g: Spec, pooled: Spec) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from needle_core.backend import Executable
+from needle_core.errors import KernelError
 from needle_core.graph.executor import failed
 from needle_core.graph.graph import Constant, Fused, Graph, Node, Value
 from needle_core.graph.plan import Plan
@@ -16,10 +18,13 @@ from needle_cpp_backend.native import native
 
 _FAILURES = (IndexError, ValueError, MemoryError, RuntimeError)
 """What a kernel may raise: its arguments are the message and the number of the step."""
+_TOO_LARGE = "out of memory: for the results of a compiled function, or for what it computes between"
 
 
 def compiled(plan: Plan) -> Executable:
     """One native call that runs the plan, and writes the donated inputs."""
+    if plan.arena > sys.maxsize:
+        raise KernelError(_TOO_LARGE)
     places = _Places(plan)
     joined = _joined_losses(plan.graph)
     nodes = [node for node in plan.graph.nodes if not places.is_nothing(node) and node not in joined.values()]
@@ -74,6 +79,8 @@ def _joined_losses(graph: Graph) -> dict[Node, Node]:
 
 def _blame(cause: Exception, nodes: Sequence[Node]) -> NoReturn:
     """Raise the error for the step that failed."""
+    if isinstance(cause, MemoryError) and not isinstance(cause.args[-1], int):
+        raise KernelError(_TOO_LARGE) from cause  # no step has begun
     message, step = cause.args
     failed(nodes[step], type(cause)(message))
 

@@ -51,10 +51,9 @@ Convolution trimmed(const Convolution& f, Sizes& first) {
   for (size_t a = 0; a < f.s.size(); ++a) {
     int64_t size = f.sliding.size[a], dilation = f.sliding.dilation[a], low = size, high = -1;
     for (int64_t k = 0; k < size; ++k) {
-      for (int64_t place = 0; place < f.t[a]; ++place) {
-        int64_t at = place * f.sliding.stride[a] - f.sliding.before[a] + k * dilation;
-        if (at >= 0 && at < f.s[a]) low = std::min(low, k), high = k;
-      }
+      int64_t at = k * dilation - f.sliding.before[a], stride = f.sliding.stride[a];
+      int64_t place = at < 0 ? (stride - 1 - at) / stride : 0;  // the first that has this element not before the image
+      if (place < f.t[a] && at + place * stride < f.s[a]) low = std::min(low, k), high = k;
     }
     int64_t before = f.sliding.before[a] - low * dilation, after = f.sliding.after[a] - (size - 1 - high) * dilation;
     if (high < 0 || before < 0 || after < 0) continue;
@@ -208,7 +207,7 @@ std::unique_ptr<Kernel> make(DType dtype, const Convolution& f, Pass pass) {
   bool empty = !(f.n && f.c && f.o && product(f.s) && product(f.t));
   if (dtype == DType::Float32 && !empty && f.s.size() <= 3) {
     try {
-      return std::make_unique<FastConvolution>(f, pass);
+      return std::make_unique<ByThreads>([=] { return std::make_unique<FastConvolution>(f, pass); });
     } catch (const dnnl::error& cause) {  // it has no kernel for such a form, as for windows that leave the image
       if (cause.status != dnnl_unimplemented && cause.status != dnnl_invalid_arguments) throw;
     }

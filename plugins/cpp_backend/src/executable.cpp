@@ -69,7 +69,7 @@ std::unique_ptr<Kernel> make_sequence(std::vector<Task> tasks, int inputs, int o
 }
 
 Executable::Executable(std::vector<Task> tasks, int64_t arena) : tasks_(std::move(tasks)), scratch_(aligned(arena)) {
-  bytes_ = std::max<int64_t>(scratch_ + most_scratch(tasks_), 64);
+  if (__builtin_add_overflow(scratch_, std::max<int64_t>(most_scratch(tasks_), 64), &bytes_)) throw std::bad_alloc();
 }
 
 Executable::~Executable() {

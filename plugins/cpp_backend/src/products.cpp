@@ -159,7 +159,7 @@ std::unique_ptr<Kernel> make_product(DType dtype, const Sizes& a, const Sizes& b
     s.a = {s.m, s.k}, s.b = {s.k, s.n};
   }
   if (dtype == DType::Float32 && product(s.batch) * s.m * s.k * s.n > 0 && !suits_loops(s, transpose_a, transpose_b)) {
-    return std::make_unique<Product>(dtype, std::move(s), transpose_a, transpose_b, bias);
+    return std::make_unique<ByThreads>([=] { return std::make_unique<Product>(dtype, s, transpose_a, transpose_b, bias); });
   }
   std::unique_ptr<Kernel> made;
   auto make = [&](auto t) { made = std::make_unique<TiledProduct<decltype(t)>>(std::move(s), transpose_a, transpose_b, bias); };

@@ -2,29 +2,27 @@
 
 #include <pthread.h>
 
+#include <atomic>
+
 namespace needle {
 namespace {
 
-int threads = 0;
+std::atomic<int> threads = 0;
 
-// The threads of a forked process are gone, and OpenMP would wait for them for ever. Alone it works.
-void after_fork() {
-  threads = 1;
-  omp_set_num_threads(1);
-}
+// The threads of OpenMP do not survive a fork, and the child would wait for them for ever. So they end before: the next kernel
+// starts new ones, in the parent and in the child.
+void before_fork() { omp_pause_resource_all(omp_pause_soft); }
 
-const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+const int registered = pthread_atfork(before_fork, nullptr, nullptr);
 
 }  // namespace
 
-void set_num_threads(int n) {
-  threads = n;
-  omp_set_num_threads(n);
-}
+void set_num_threads(int n) { threads = n; }
 
 int num_threads() {
-  if (!threads) threads = omp_get_max_threads();
-  return threads;
+  int n = threads;
+  if (!n) threads = n = omp_get_max_threads();
+  return n;
 }
 
 }  // namespace needle

@@ -6,6 +6,7 @@ Windows windows_of(const Sizes& image, const Sizes& places, const Sliding& slidi
   Windows found;
   found.image = product(image), found.places = product(places), found.window = product(sliding.size);
   size_t axes = image.size();
+  found.first.reserve(found.places + 1);  // fails before much time is spent
   found.first.push_back(0);
   for (int64_t place = 0; place < found.places; ++place) {
     for (int64_t element = 0; element < found.window; ++element) {
