@@ -57,7 +57,7 @@ def kernel_of(node: Node, outputs: Sequence[Value]) -> Kernel:
 
 
 def _joined_losses(graph: Graph) -> dict[Node, Node]:
-    """Gradients of the cross entropy that may give the loss too, for both need the same exponentials: with the node of the loss.
+    """Gradients of the cross entropy that may give the loss too, as both need the same exponentials: with the node of the loss.
 
     So they may if nothing reads the loss before.
     """

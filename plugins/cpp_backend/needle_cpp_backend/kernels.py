@@ -291,7 +291,7 @@ def self_attention(call: Call) -> Kernel:
 
 @in_float32
 def self_attention_grad(call: Call) -> Kernel:
-    g, x, *mask = call.inputs
+    _, x, *mask = call.inputs
     kernel, n = native.attention_grad(code(x.dtype), _self_attention(x, mask, call.attrs)), len(call.inputs)
     results = [(1 + n, 0)] * 3 + [(2 + n, 0)] * (len(call.outputs) - 1)
     return native.sequence([(kernel, [(1, 0)] + [(2, 0)] * 3 + [(3, 0)] * len(mask), results)], n, len(call.outputs))
@@ -302,8 +302,10 @@ def _attention(operands: Sequence[Spec], batch: Sizes, attrs: Mapping[str, Any])
     q, k, v, *mask = operands
     (t, d), (s, e) = q.shape[-2:], v.shape[-2:]
     there = {name: _matrices(x, (*batch, *x.shape[-2:])) for name, x in (("q", q), ("k", k), ("v", v))}
-    made = {name: _matrices(q.like(shape=shape), shape)
-            for name, shape in (("y", (*batch, t, e)), ("dq", (*batch, t, d)), ("dk", (*batch, s, d)), ("dv", (*batch, s, e)))}
+    made = {
+        name: _matrices(q.like(shape=shape), shape)
+        for name, shape in (("y", (*batch, t, e)), ("dq", (*batch, t, d)), ("dk", (*batch, s, d)), ("dv", (*batch, s, e)))
+    }
     return native.Attention(t=t, s=s, d=d, e=e, **there, **made, **_mask(mask, (*batch, t, s)), **attrs)  # fmt: skip
 
 
