@@ -13,6 +13,8 @@ from tests.test_primitives import PRIMITIVES
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 PROJECT = Path(needle_core.__file__).parent.parent / "examples" / "backend_in_150_lines"
 LIMIT = 150
 

@@ -22,6 +22,8 @@ from needle_core.benchmark.measure import Row, Verdict, measure_ops, measure_ste
 from needle_core.cli.bench import bench
 from needle_core.op import KERNELS
 
+pytestmark = pytest.mark.once
+
 QUICK = ("--rounds", "6", "--slot", "0.001")
 
 

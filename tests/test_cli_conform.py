@@ -18,6 +18,8 @@ from tests.plugin_fixtures import HEAD, Site, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 RIGHT = (
     HEAD
     + """

@@ -15,6 +15,8 @@ from needle_core.backend import device
 from needle_core.cli.diff import diff
 from needle_core.op import KERNELS
 
+pytestmark = pytest.mark.once
+
 PROGRAM = """
 import numpy as np
 

@@ -18,6 +18,8 @@ from needle_core.cli import needle
 from needle_core.diagnosis import environment
 from tests.plugin_fixtures import HEAD, OP, Site
 
+pytestmark = pytest.mark.once
+
 OPTIMIZER = (
     HEAD
     + """

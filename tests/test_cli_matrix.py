@@ -23,6 +23,8 @@ from tests.plugin_fixtures import HEAD, OP, Site, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 NUMPY = registry.why("numpy")[0]
 KNOWN = Evidence(
     NUMPY.distribution, NUMPY.version, __version__, f"{NUMPY.distribution} {NUMPY.version}", "numpy", "full", 0,

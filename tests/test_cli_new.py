@@ -19,6 +19,8 @@ from tests.projects import install
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(needle_core.__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "backend_in_150_lines"
 OP_LIMIT = 15  # lines of code of an op with gradient and samples

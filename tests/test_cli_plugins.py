@@ -11,6 +11,8 @@ from tests.plugin_fixtures import HEAD, Site, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 HOST = (
     HEAD
     + """

@@ -17,6 +17,8 @@ from hypothesis import given, strategies as st
 from needle_core.data import cifar10, read_cifar10
 from needle_core.errors import DataError
 
+pytestmark = pytest.mark.once
+
 NAMES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 3, 32, 32), np.uint8)  # channels first, as the files have them

@@ -15,6 +15,8 @@ from hypothesis import given, strategies as st
 from needle_core.data import fashion_mnist, idx, idx_dataset, read_idx
 from needle_core.errors import ArgumentError, DataError
 
+pytestmark = pytest.mark.once
+
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}  # of the format's description
 
 

@@ -19,6 +19,8 @@ from needle_core.backend import Backend
 from needle_core.diagnosis import environment
 from needle_core.fallback import POLICIES
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 

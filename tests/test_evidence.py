@@ -17,6 +17,8 @@ from needle_core.testing.report import run
 from needle_core.testing.samples import Check, MismatchError
 from needle_core.testing.suite import Planned, Suite
 
+pytestmark = pytest.mark.once
+
 NUMPY = registry.why("numpy")[0]
 
 

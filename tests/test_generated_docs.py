@@ -16,6 +16,8 @@ from needle_core.testing import CASES, Case
 from needle_core.testing.optimizers import OptimizerCase
 from needle_core.testing.samples import Input
 
+pytestmark = pytest.mark.once
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 

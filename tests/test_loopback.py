@@ -17,6 +17,8 @@ from needle_core.plugins import registry
 from needle_core.spec import DTYPES
 from needle_core.testing.loopback import Memory
 
+pytestmark = pytest.mark.once
+
 PLACE = ndl.device("loopback")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 

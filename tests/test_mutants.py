@@ -7,6 +7,8 @@ import pytest
 from tests.mutants.hunt import MUTANTS, caught
 from tests.mutants.planting import Mutant
 
+pytestmark = pytest.mark.once
+
 
 def test_there_are_bugs_of_every_kind() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) > 100

@@ -15,6 +15,8 @@ from tests.plugin_fixtures import HEAD, OP, SOUND, Site, of, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 
 # -- nothing before it is wanted ----------------------------------------------------------------------------------------
 

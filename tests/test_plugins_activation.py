@@ -14,6 +14,8 @@ from tests.plugin_fixtures import KERNEL, SOUND, Site, hook, of, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def _kernels_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from tests.plugin_fixtures import HEAD, OP, Site, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 SOON = date.today() + timedelta(days=365)
 CASE = f"""
 from needle_core.testing.samples import real, sample

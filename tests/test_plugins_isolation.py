@@ -28,6 +28,8 @@ from tests.plugin_fixtures import HEAD, KERNEL, OP, Site, hook, of, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 # What every culprit does first. None of it may outlast the failure.
 MISCHIEF = """
 import os, sys, warnings

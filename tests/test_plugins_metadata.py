@@ -17,6 +17,8 @@ from tests.plugin_fixtures import HEAD, SOUND, Site, of, site
 
 __all__ = ["site"]
 
+pytestmark = pytest.mark.once
+
 
 def found(name: str) -> list[tuple[str, str]]:
     """Version and site of the distributions called `name`."""

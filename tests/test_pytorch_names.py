@@ -15,6 +15,8 @@ from needle_core import nn
 from needle_core.errors import ArgumentError, CheckpointError, StateError
 from needle_core.nn import pytorch
 
+pytestmark = pytest.mark.once
+
 State = dict[str, npt.NDArray[Any]]
 
 

@@ -45,7 +45,7 @@ def require_same(program: Callable[[Wrap], Any], *, keep_grads: bool = False) ->
 
 
 def different(found: Any, expected: Any) -> list[Any]:
-    """The keys or places of what differs in two dictionaries or lists: pytest would compare megabytes character by character."""
+    """The keys or places of what differs in two dictionaries or lists. Pytest would compare megabytes letter by letter."""
     if isinstance(expected, list):
         found, expected = dict(enumerate(found)), dict(enumerate(expected))
     return [key for key in {**found, **expected} if key not in found or key not in expected or found[key] != expected[key]]
