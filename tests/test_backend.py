@@ -141,7 +141,7 @@ def test_backend_that_cannot_be_opened_says_why(install: Install, opening: str, 
 def test_backend_that_knows_the_remedy_says_it_to_the_user(install: Install) -> None:
     missing = "raise DeviceUnavailableError('no driver', hint='apt-get install driver')"
     install(opening=f"from needle_core.errors import DeviceUnavailableError; {missing}")
-    with pytest.raises(DeviceUnavailableError, match=r"cannot be opened: no driver\n  plugin: .*\n  hint: apt-get install driver"):
+    with pytest.raises(DeviceUnavailableError, match=r"cannot be opened: no driver\n.*\n  hint: apt-get install driver"):
         ndl.device("second")
 
 
