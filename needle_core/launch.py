@@ -92,22 +92,26 @@ def _launch_many(op: Op[..., Any], kernel: Callable[..., Any], specs: tuple[Spec
 
 
 def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-    """Run a composite; if it has a gradient rule of its own, its body goes unrecorded, and the call is recorded as one node."""
+    """Run a composite; if it has a gradient rule of its own, its body goes unrecorded, and the call is recorded as one node.
+
+    Where the body goes unrecorded, it can be one program.
+    """
     is_ruled = op.rules is not None or op.joint is not None
     backend = (spec[0] if isinstance(spec, tuple) else spec).device.backend
-    plans = is_ruled and mode.trace is None and backend.plans_eagerly and op.__module__.startswith(OURS)
+    plans = mode.trace is None and backend.plans_eagerly and op.__module__.startswith(OURS)
     calls: int = 0
     whole: Run | None = None
 
     def run(*args: Tensor) -> Any:
         nonlocal calls, whole
-        if plans and whole is None:
-            calls += 1
-            if calls == PLANNED_FROM:
-                whole = _planned(op, spec, args, attrs)
-        if whole is not None:
-            return whole(*args)
-        if not (is_ruled and mode.grad and any(a.tracked for a in args)):
+        if plans and (is_ruled or not _is_recorded(args)):
+            if whole is None:
+                calls += 1
+                if calls == PLANNED_FROM:
+                    whole = _planned(op, spec, args, attrs)
+            if whole is not None:
+                return whole(*args)
+        if not (is_ruled and _is_recorded(args)):
             result = body(*args, **attrs)
             _require_promised(op, result, spec, args)
             return own(result, args)
@@ -127,6 +131,11 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
         return y
 
     return run
+
+
+def _is_recorded(args: tuple[Tensor, ...]) -> bool:
+    """Whether a gradient flows through one of these."""
+    return mode.grad and any(a.tracked for a in args)
 
 
 def _planned(op: Op[..., Any], spec: Spec | tuple[Spec, ...], args: tuple[Tensor, ...], attrs: dict[str, Any]) -> Run | None:
