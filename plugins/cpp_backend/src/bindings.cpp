@@ -54,6 +54,35 @@ PyArrayObject* dense(PyObject* object, nb::object& keep) {
   return reinterpret_cast<PyArrayObject*>(keep.ptr());
 }
 
+// For eager calls that only broadcast: the first operand as a view, which is read-only.
+class Repeated {
+ public:
+  explicit Repeated(Sizes shape) : shape_(std::move(shape)) {}
+
+  nb::object operator()(nb::args args) const {
+    if (!args.size() || !PyArray_Check(PyTuple_GET_ITEM(args.ptr(), 0))) throw nb::type_error("buffers are NumPy arrays");
+    auto* x = reinterpret_cast<PyArrayObject*>(PyTuple_GET_ITEM(args.ptr(), 0));
+    Sizes steps(shape_.size());
+    int new_axes = static_cast<int>(shape_.size()) - PyArray_NDIM(x);
+    for (int axis = 0; axis < PyArray_NDIM(x); ++axis) {
+      steps[new_axes + axis] = PyArray_DIM(x, axis) == 1 ? 0 : PyArray_STRIDE(x, axis);
+    }
+    Py_INCREF(PyArray_DESCR(x));
+    PyObject* y = PyArray_NewFromDescr(&PyArray_Type, PyArray_DESCR(x), static_cast<int>(shape_.size()), shape_.data(),
+                                       steps.data(), PyArray_DATA(x), 0, nullptr);
+    if (!y) nb::raise_python_error();
+    nb::object made = nb::steal(y);
+    Py_INCREF(x);
+    if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(y), reinterpret_cast<PyObject*>(x)) < 0) {
+      nb::raise_python_error();
+    }
+    return made;
+  }
+
+ private:
+  Sizes shape_;
+};
+
 // A kernel for eager calls: arrays in, new arrays out.
 class Call {
  public:
@@ -318,6 +347,7 @@ NB_MODULE(NEEDLE_MODULE, m) {
       .def(nb::init<std::shared_ptr<const Kernel>, size_t, std::vector<std::pair<Sizes, nb::object>>, bool>(),
            nb::arg("kernel"), nb::arg("inputs"), nb::arg("results"), nb::arg("is_tuple"))
       .def("__call__", &Call::operator());
+  nb::class_<Repeated>(m, "Repeated").def(nb::init<Sizes>(), nb::arg("shape")).def("__call__", &Repeated::operator());
   nb::class_<ProductCall>(m, "ProductCall")
       .def(nb::init<DType, Sizes, Sizes, std::pair<Sizes, nb::object>>(), nb::arg("dtype"), nb::arg("a"), nb::arg("b"),
            nb::arg("result"))
