@@ -38,9 +38,9 @@ class NativeKernel:
             return VIEWS[self.name](call)
         if self.name == "matmul":
             y = call.outputs[0]
-            return native.ProductCall(code(y.dtype), *matrix_shapes(call), (y.shape, y.dtype.numpy))  # type: ignore[no-any-return]
+            return native.ProductCall(code(y.dtype), *matrix_shapes(call), (y.shape, y.dtype.numpy)).function  # type: ignore[no-any-return]
         results = [(y.shape, y.dtype.numpy) for y in call.outputs]
-        return native.Call(self.make(call), len(call.inputs), results, is_tuple)  # type: ignore[no-any-return]
+        return native.Call(self.make(call), len(call.inputs), results, is_tuple).function  # type: ignore[no-any-return]
 
 
 def table() -> dict[str, NativeKernel]:

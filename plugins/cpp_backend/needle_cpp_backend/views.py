@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import itemgetter, methodcaller
+from operator import itemgetter
 from typing import Any, Final
 
 from needle_cpp_backend.call import Call
@@ -13,15 +13,15 @@ View = Callable[..., Any]
 
 
 def _reshape(call: Call) -> View:
-    return methodcaller("reshape", call.outputs[0].shape)
+    return native.Arranged(call.outputs[0].shape, is_order=False).function  # type: ignore[no-any-return]
 
 
 def _permute_dims(call: Call) -> View:
-    return methodcaller("transpose", call.attrs["axes"])
+    return native.Arranged(call.attrs["axes"], is_order=True).function  # type: ignore[no-any-return]
 
 
 def _repeated(call: Call) -> View:
-    return native.Repeated(call.outputs[0].shape)  # type: ignore[no-any-return]
+    return native.Repeated(call.outputs[0].shape).function  # type: ignore[no-any-return]
 
 
 def _strided_slice(call: Call) -> View:
