@@ -26,7 +26,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_two, write_down
+from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_shape, of_two, write_down
 from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -81,6 +81,7 @@ class Op(Generic[P, R]):
         self._runs: dict[Any, Run] = {}
         self._pairs: dict[Any, tuple[Any, ...]] = {}  # for `of_two`: specs -> kernel, spec, attributes, whether to record
         self.of_two = of_two(self, self._pairs)
+        self.of_shape = of_shape(self, self._runs)
         self._singles: dict[Spec, Run] = {}  # for `of_one`: what `_runs` has for one operand without attributes
         self.of_one = of_one(self, self._singles)
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
@@ -132,8 +133,10 @@ class Op(Generic[P, R]):
                     y.node, y.tracked = Node(self, (a, b), (u, v), canonical, spec), True
                 return y  # type: ignore[no-any-return]
         try:
-            specs = (*map(_spec_of, args),)
-            run = self._runs[_key(specs, attrs) if attrs else specs]
+            if not attrs and len(args) == 1:
+                run = self._singles[args[0].spec]  # type: ignore[attr-defined]
+            else:
+                run = self._runs[_key((*map(_spec_of, args),), attrs)]
         except (AttributeError, KeyError, TypeError):  # a number or array; a new combination; an attribute written as a list
             run = None
         if run is None:
@@ -433,23 +436,20 @@ def _key(specs: tuple[Spec, ...], attrs: Mapping[str, Any]) -> Any:
     """What an op remembers a combination by: 1, 1.0 and True are equal, but not equal attributes."""
     if not attrs:
         return specs
-    values = attrs.values()
-    kinds: Any = (*map(type, values),)
-    if tuple in kinds:
-        kinds = map(_kind, values)
-    return (*specs, *attrs, *values, *kinds)
+    key: list[Any] = [*specs]
+    for name, value in attrs.items():
+        key += name, value, _kinds(value) if value.__class__ is tuple else value.__class__
+    return (*key,)
 
 
-def _kind(value: Any) -> Any:
-    """What tells an attribute from others that are equal to it: its type, and those of its parts."""
-    if value.__class__ is not tuple:
-        return value.__class__
-    kinds = (*map(type, value),)
-    return (*map(_kind, value),) if tuple in kinds else kinds
+def _kinds(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What tells a tuple from others that are equal to it: the types of its elements, down to those of tuples in it."""
+    kinds: tuple[Any, ...] = (*map(type, values),)
+    return kinds if tuple not in kinds else tuple([_kinds(v) if v.__class__ is tuple else v.__class__ for v in values])
 
 
 def _is_key(value: Any) -> bool:
-    """Whether an attribute, with its `_kind`, is told from all others by a dictionary: 0.0 == -0.0 is not, nor is nan."""
+    """Whether an attribute, with its type and `_kinds`, is told from all others in a dictionary: 0.0 is not, nor is nan."""
     if isinstance(value, tuple):
         return all(map(_is_key, value))
     if isinstance(value, float | np.generic):

@@ -252,8 +252,8 @@ class Tensor:
 
     # -- operators ------------------------------------------------------------------------------------------------------
 
-    # The five that are called most are the ops themselves: ops/elementwise.py and ops/linalg.py put them here, for a method in
-    # between would take 0.1 us of 0.7.
+    # The five that are called most are the ops themselves, as are `reshape` and `broadcast_to`: ops/elementwise.py, linalg.py
+    # and shape.py put them here, for a method in between would take 0.1 us of 0.7.
     if TYPE_CHECKING:
 
         def __add__(self, other: Operand) -> Tensor: ...
@@ -261,6 +261,8 @@ class Tensor:
         def __mul__(self, other: Operand) -> Tensor: ...
         def __truediv__(self, other: Operand) -> Tensor: ...
         def __matmul__(self, other: Operand) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def broadcast_to(self, *shape: Any) -> Tensor: ...
 
     def __radd__(self, other: Operand) -> Tensor:
         return ndl.ops.add.of_two(_operand(self, other), self)
@@ -370,15 +372,9 @@ class Tensor:
     def astype(self, dtype: DTypeLike) -> Tensor:
         return ndl.ops.astype(self, dtype=dtype)
 
-    def reshape(self, *shape: Any) -> Tensor:
-        return ndl.ops.reshape(self, shape=_spread(shape))
-
     def transpose(self, *axes: Any) -> Tensor:
         """The axes in the order given; reversed by default."""
         return ndl.ops.permute_dims(self, axes=_spread(axes) if axes else None)
-
-    def broadcast_to(self, *shape: Any) -> Tensor:
-        return ndl.ops.broadcast_to(self, shape=_spread(shape))
 
     def flatten(self) -> Tensor:
         return ndl.ops.reshape(self, shape=(-1,))

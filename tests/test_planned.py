@@ -82,6 +82,36 @@ def test_a_body_with_several_results_gives_them_in_order(plans: None) -> None:
         assert all(map(np.array_equal, first, (y.numpy() for y in ndl.batch_statistics(x))))
 
 
+def test_a_body_without_a_rule_is_one_program_where_no_gradient_flows(plans: None) -> None:
+    @ndl.composite(lambda a, b: (a, {}))
+    def mixed(a: ndl.Tensor, b: ndl.Tensor) -> ndl.Tensor:
+        seen.append("body")
+        return ndl.exp(a) * b + a
+
+    seen.clear()
+    a, b = _draw(4), _draw(4).detach()
+    with ndl.no_grad():
+        found = [mixed(a, b).numpy() for _ in range(RUNS)]
+    assert len(seen) == launch.PLANNED_FROM
+    y = mixed(a, b)
+    assert len(seen) == launch.PLANNED_FROM + 1
+    assert all(np.array_equal(y.numpy(), other) for other in found)
+    y.sum().backward()
+    assert a.grad is not None
+    np.testing.assert_allclose(a.grad.numpy(), np.exp(a.numpy()) * b.numpy() + 1, 1e-6)
+
+
+@pytest.mark.skipif(not ndl.default_device().backend.host, reason="only the host shows that memory is shared")
+def test_a_body_that_gives_a_view_gives_one_always(plans: None) -> None:
+    @ndl.composite(lambda a: (a.like(shape=(a.shape[1], 1, a.shape[0])), {}))
+    def turned(a: ndl.Tensor) -> ndl.Tensor:
+        return a.T[:, None]
+
+    x = _draw(4, 5).detach()
+    for _ in range(RUNS):
+        assert np.shares_memory(turned(x).numpy(), x.numpy())
+
+
 def test_other_shapes_and_attributes_have_programs_of_their_own(plans: None) -> None:
     for shape in ((3, 4), (5, 4), (3, 4)):
         x = _draw(*shape)

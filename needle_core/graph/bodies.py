@@ -9,6 +9,7 @@ from needle_core.autograd import no_grad
 from needle_core.errors import CompileError
 from needle_core.graph.capture import Made, capture
 from needle_core.graph.compiled import Compiled, compile
+from needle_core.graph.graph import Fused
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import executable, planned
 from needle_core.launch import PLANNED_FROM
@@ -30,7 +31,8 @@ def program_of_body(
 ) -> Callable[..., Any] | None:
     """A kernel made of the body of a composite, for operands like these; None if the body cannot be one, or needs much memory.
 
-    A body that reads tensors from outside, looks at numbers, or gives back an operand, cannot.
+    A body that reads tensors from outside, looks at numbers, or gives back an operand, cannot; one of which no ops are fused
+    would gain little, and if it only looks at its operand otherwise, a copy would take the place of a view.
     """
     body = op.body
     assert body is not None
@@ -47,7 +49,7 @@ def program_of_body(
     if len(places) != len(captured.results) or [graph.outputs[i].spec for i in places] != [*specs]:
         return None
     plan = planned(optimized(graph), {})
-    if plan.arena > LARGEST:
+    if plan.arena > LARGEST or not any(isinstance(node, Fused) for node in plan.graph.nodes):
         return None
     run = executable(plan).run
     if isinstance(output, tuple):

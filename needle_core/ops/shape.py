@@ -359,3 +359,7 @@ def roll(x: Tensor, *, shift: int, axis: int) -> Tensor:
     """The elements moved `shift` places along an axis, around the end."""
     head, tail = split(x, [x.shape[axis] - shift, shift], axis=axis)
     return concat(tail, head, axis=axis)
+
+
+Tensor.reshape = reshape.of_shape  # type: ignore[method-assign]
+Tensor.broadcast_to = broadcast_to.of_shape  # type: ignore[method-assign]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +241,15 @@ def test_threads_capture_and_compute_side_by_side() -> None:
     for t in threads:
         t.join()
     assert wrong == []
+
+
+def test_the_graph_behind_an_argument_is_not_kept() -> None:
+    leaf = ndl.Tensor([1.0], requires_grad=True)
+    x = leaf * 3
+    gone = weakref.ref(leaf)
+    double = ndl.compile(lambda x: x * 2)
+    with ndl.no_grad():
+        assert double(x).numpy() == [6]
+    del leaf, x
+    gc.collect()
+    assert gone() is None

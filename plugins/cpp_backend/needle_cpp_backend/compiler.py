@@ -32,7 +32,7 @@ def compiled(plan: Plan) -> Executable:
     for node in nodes:
         given = [*node.outputs, *(joined[node].outputs if node in joined else ())]
         steps.append((kernel_of(node, given), [places[v] for v in node.inputs], [places[y] for y in given]))
-    run = native.Plan(
+    native_plan = native.Plan(
         inputs=len(plan.graph.inputs),
         results=[(v.spec.shape, v.spec.dtype.numpy) for v in places.results],
         constants=[c.buffer for c in places.constants],
@@ -41,6 +41,8 @@ def compiled(plan: Plan) -> Executable:
         arena=plan.arena,
     )
 
+    run = native_plan.function
+
     def execute(*buffers: Any) -> Sequence[Any]:
         try:
             return run(*buffers)  # type: ignore[no-any-return]
@@ -48,7 +50,7 @@ def compiled(plan: Plan) -> Executable:
             _blame(cause, [joined.get(node, node) for node in nodes])
 
     def profile(*buffers: Any) -> dict[Node, float]:
-        return dict(zip(nodes, run.profile(*buffers), strict=True))
+        return dict(zip(nodes, native_plan.profile(*buffers), strict=True))
 
     return Executable(execute, set(plan.donated.values()), profile)
 

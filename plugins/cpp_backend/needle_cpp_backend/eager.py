@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -36,12 +35,12 @@ class NativeKernel:
     def bound(self, call: Call, is_tuple: bool) -> Callable[..., Any]:
         """The function of arrays for eager calls."""
         if self.name in VIEWS:
-            return partial(VIEWS[self.name], **call.attrs)
+            return VIEWS[self.name](call)
         if self.name == "matmul":
             y = call.outputs[0]
-            return native.ProductCall(code(y.dtype), *matrix_shapes(call), (y.shape, y.dtype.numpy))  # type: ignore[no-any-return]
+            return native.ProductCall(code(y.dtype), *matrix_shapes(call), (y.shape, y.dtype.numpy)).function  # type: ignore[no-any-return]
         results = [(y.shape, y.dtype.numpy) for y in call.outputs]
-        return native.Call(self.make(call), len(call.inputs), results, is_tuple)  # type: ignore[no-any-return]
+        return native.Call(self.make(call), len(call.inputs), results, is_tuple).function  # type: ignore[no-any-return]
 
 
 def table() -> dict[str, NativeKernel]:

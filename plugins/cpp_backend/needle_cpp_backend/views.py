@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
+from needle_cpp_backend.call import Call
+from needle_cpp_backend.native import native
 
-Array = npt.NDArray[Any]
-Sizes = tuple[int, ...]
-
-
-def _reshape(x: Array, *, shape: Sizes) -> Array:
-    return x.reshape(shape)
+View = Callable[..., Any]
 
 
-def _permute_dims(x: Array, *, axes: Sizes) -> Array:
-    return x.transpose(axes)
+def _reshape(call: Call) -> View:
+    return native.Arranged(call.outputs[0].shape, is_order=False).function  # type: ignore[no-any-return]
 
 
-def _broadcast_to(x: Array, *, shape: Sizes) -> Array:
-    return np.broadcast_to(x, shape)
+def _permute_dims(call: Call) -> View:
+    return native.Arranged(call.attrs["axes"], is_order=True).function  # type: ignore[no-any-return]
 
 
-def _expand_as(x: Array, like: Array) -> Array:
-    return np.broadcast_to(x, like.shape)
+def _repeated(call: Call) -> View:
+    return native.Repeated(call.outputs[0].shape).function  # type: ignore[no-any-return]
 
 
-def _strided_slice(x: Array, *, start: Sizes, stop: Sizes, step: Sizes) -> Array:
-    key: Any = (..., *map(slice, start, stop, step))  # ... keeps a 0-d array an array
-    y: Array = x[key]
-    return y
+def _strided_slice(call: Call) -> View:
+    start, stop, step = (call.attrs[name] for name in ("start", "stop", "step"))
+    return itemgetter((..., *map(slice, start, stop, step)))  # ... keeps a 0-d array an array
 
 
-def _flip(x: Array, *, axes: Sizes) -> Array:
-    key: Any = (..., *(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
-    y: Array = x[key]
-    return y
+def _flip(call: Call) -> View:
+    axes = call.attrs["axes"]
+    return itemgetter((..., *(slice(None, None, -1 if i in axes else 1) for i in range(call.inputs[0].ndim))))
 
 
-VIEWS: Final[Mapping[str, Callable[..., Array]]] = {
+VIEWS: Final[Mapping[str, Callable[[Call], View]]] = {
     "reshape": _reshape,
     "permute_dims": _permute_dims,
-    "broadcast_to": _broadcast_to,
-    "expand_as": _expand_as,
+    "broadcast_to": _repeated,
+    "expand_as": _repeated,
     "strided_slice": _strided_slice,
     "flip": _flip,
 }
-"""What takes the place of a kernel in an eager call."""
+"""What makes the function for an eager call, of an array, without a line of Python in it."""

@@ -1,18 +1,13 @@
 // What Python sees. Buffers are NumPy arrays; nothing in here calls back.
-#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
-#include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
-#include <numpy/arrayobject.h>
-
-#include <cstdlib>
-#include <optional>
 
 #include "attention.h"
+#include "calls.h"
 #include "convolution.h"
 #include "elementwise.h"
 #include "executable.h"
@@ -25,252 +20,9 @@
 #include "threads.h"
 #include "widened.h"
 
-namespace nb = nanobind;
 using namespace needle;
 
 namespace {
-
-// A new array of a shape and dtype, as NumPy describes them.
-struct Result {
-  Sizes shape;
-  nb::object descr;
-
-  nb::object make() const {
-    auto* type = reinterpret_cast<PyArray_Descr*>(descr.ptr());
-    Py_INCREF(type);
-    PyObject* made = PyArray_Empty(static_cast<int>(shape.size()), shape.data(), type, 0);
-    if (!made) nb::raise_python_error();
-    return nb::steal(made);
-  }
-};
-
-// `object` as an array that lies row after row: itself, or a copy that `keep` keeps alive.
-PyArrayObject* dense(PyObject* object, nb::object& keep) {
-  if (!PyArray_Check(object)) throw nb::type_error("buffers of this backend are NumPy arrays");
-  auto* array = reinterpret_cast<PyArrayObject*>(object);
-  if (PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array)) return array;
-  keep = nb::steal(PyArray_NewCopy(array, NPY_CORDER));
-  if (!keep.is_valid()) nb::raise_python_error();
-  return reinterpret_cast<PyArrayObject*>(keep.ptr());
-}
-
-// A kernel for eager calls: arrays in, new arrays out.
-class Call {
- public:
-  Call(std::shared_ptr<const Kernel> kernel, size_t inputs, std::vector<std::pair<Sizes, nb::object>> results, bool is_tuple)
-      : kernel_(std::move(kernel)), inputs_(inputs), is_tuple_(is_tuple) {
-    for (auto& [shape, descr] : results) results_.push_back({shape, descr});
-  }
-
-  nb::object operator()(nb::args args) const {
-    if (args.size() != inputs_) throw nb::type_error("another number of operands than the kernel was made for");
-    constexpr size_t kFew = 16;
-    const void* few[kFew];
-    nb::object copies[kFew];
-    std::vector<const void*> many;
-    std::vector<nb::object> many_copies;
-    const void** in = few;
-    nb::object* keep = copies;
-    if (inputs_ > kFew) {
-      many.resize(inputs_), many_copies.resize(inputs_);
-      in = many.data(), keep = many_copies.data();
-    }
-    for (size_t i = 0; i < inputs_; ++i) in[i] = PyArray_DATA(dense(PyTuple_GET_ITEM(args.ptr(), i), keep[i]));
-    nb::object made[kFew];
-    void* out[kFew];
-    for (size_t i = 0; i < results_.size(); ++i) {
-      made[i] = results_[i].make();
-      out[i] = PyArray_DATA(reinterpret_cast<PyArrayObject*>(made[i].ptr()));
-    }
-    {
-      nb::gil_scoped_release released;
-      int64_t bytes = kernel_->scratch_bytes();
-      std::unique_ptr<void, decltype(&std::free)> scratch(bytes ? std::aligned_alloc(64, aligned(bytes)) : nullptr, std::free);
-      if (bytes && !scratch) throw std::bad_alloc();
-      kernel_->run(in, out, scratch.get());
-    }
-    if (!is_tuple_) return made[0];
-    nb::object all = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(results_.size())));
-    for (size_t i = 0; i < results_.size(); ++i) PyTuple_SET_ITEM(all.ptr(), i, made[i].release().ptr());
-    return all;
-  }
-
- private:
-  std::shared_ptr<const Kernel> kernel_;
-  size_t inputs_;
-  std::vector<Result> results_;
-  bool is_tuple_;
-};
-
-// A matrix product for eager calls. An operand that is the transpose of an array which lies row after row is read as it lies,
-// as in a plan that has the transpose as part of the product: the numbers are the same.
-class ProductCall {
- public:
-  ProductCall(DType dtype, Sizes a, Sizes b, std::pair<Sizes, nb::object> result)
-      : dtype_(dtype), shapes_{std::move(a), std::move(b)}, result_{result.first, result.second} {
-    calls_[0] = make(false, false);
-  }
-
-  nb::object operator()(nb::args args) {
-    if (args.size() != 2) throw nb::type_error("a product has two operands");
-    int form = 0;
-    nb::object operands[2];
-    for (int k = 0; k < 2; ++k) {
-      PyObject* given = PyTuple_GET_ITEM(args.ptr(), k);
-      bool turned = is_transposed(given);
-      operands[k] = turned ? nb::steal(PyArray_SwapAxes(reinterpret_cast<PyArrayObject*>(given),
-                                                        PyArray_NDIM(reinterpret_cast<PyArrayObject*>(given)) - 2,
-                                                        PyArray_NDIM(reinterpret_cast<PyArrayObject*>(given)) - 1))
-                           : nb::borrow(given);
-      form |= turned << k;
-    }
-    if (!calls_[form]) calls_[form] = make(form & 1, form & 2);
-    return (*calls_[form])(nb::borrow<nb::args>(nb::make_tuple(operands[0], operands[1])));
-  }
-
- private:
-  static bool is_transposed(PyObject* object) {
-    if (!PyArray_Check(object)) return false;
-    auto* array = reinterpret_cast<PyArrayObject*>(object);
-    int axes = PyArray_NDIM(array);
-    if (axes < 2 || PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) return false;
-    npy_intp step = PyArray_ITEMSIZE(array);
-    auto lies = [&](int axis) {
-      bool fits = PyArray_STRIDE(array, axis) == step || PyArray_DIM(array, axis) == 1;
-      step *= PyArray_DIM(array, axis);
-      return fits;
-    };
-    if (!lies(axes - 2) || !lies(axes - 1)) return false;
-    for (int axis = axes - 3; axis >= 0; --axis) {
-      if (!lies(axis)) return false;
-    }
-    return true;
-  }
-
-  std::unique_ptr<Call> make(bool transpose_a, bool transpose_b) const {
-    auto turned = [](Sizes shape, bool transposed) {
-      if (transposed) std::swap(shape[shape.size() - 1], shape[shape.size() - 2]);
-      return shape;
-    };
-    Sizes a = turned(shapes_[0], transpose_a), b = turned(shapes_[1], transpose_b);
-    std::shared_ptr<const Kernel> kernel =
-        make_product(is_half(dtype_) ? DType::Float32 : dtype_, a, b, transpose_a, transpose_b, false);
-    if (is_half(dtype_)) kernel = make_widened(kernel, {{a, dtype_}, {b, dtype_}}, {{result_.shape, dtype_}});
-    return std::make_unique<Call>(kernel, 2, std::vector<std::pair<Sizes, nb::object>>{{result_.shape, result_.descr}}, false);
-  }
-
-  DType dtype_;
-  Sizes shapes_[2];
-  Result result_;
-  std::unique_ptr<Call> calls_[4];  // by which operands are transposed
-};
-
-using Where = std::pair<int, int64_t>;
-using Step = std::tuple<std::shared_ptr<const Kernel>, std::vector<Where>, std::vector<Where>>;
-
-std::vector<Task> tasks(const std::vector<Step>& steps) {
-  std::vector<Task> made;
-  auto places = [](const std::vector<Where>& from) {
-    std::vector<needle::Place> to;
-    for (auto& [base, offset] : from) to.push_back({base, offset});
-    return to;
-  };
-  for (auto& [kernel, inputs, outputs] : steps) made.push_back({kernel, places(inputs), places(outputs)});
-  return made;
-}
-
-// A plan for compiled calls.
-class Plan {
- public:
-  // `results` are the new arrays; `outputs` says for each output of the plan what it is: the number of an input (0 ...), of a
-  // result, counted on from the inputs, or of a constant, counted on from the results. Places are (base, offset in bytes), base
-  // 0 being the arena and the others counted from 1 in the same order.
-  Plan(size_t inputs, std::vector<std::pair<Sizes, nb::object>> results, std::vector<nb::object> constants,
-       std::vector<int> outputs, std::vector<Step> steps, int64_t arena)
-      : inputs_(inputs),
-        constants_(std::move(constants)),
-        outputs_(std::move(outputs)),
-        steps_(steps.size()),
-        executable_(tasks(steps), arena) {
-    for (auto& [shape, descr] : results) results_.push_back({shape, descr});
-    copies_.resize(constants_.size());
-    for (size_t i = 0; i < constants_.size(); ++i)
-      constant_data_.push_back(PyArray_DATA(dense(constants_[i].ptr(), copies_[i])));
-  }
-
-  nb::object operator()(nb::args args) const {
-    if (args.size() != inputs_) throw nb::type_error("another number of inputs than the plan has");
-    std::vector<void*> bases(1 + inputs_ + results_.size() + constants_.size());
-    std::vector<nb::object> keep(inputs_ + results_.size());
-    fill(args, bases, keep);
-    try {
-      nb::gil_scoped_release released;
-      executable_.run(bases.data());
-    } catch (const TaskError& error) {
-      raise(error);
-    }
-    nb::object all = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(outputs_.size())));
-    for (size_t i = 0; i < outputs_.size(); ++i) {
-      size_t k = outputs_[i];
-      PyObject* y = k < inputs_                     ? PyTuple_GET_ITEM(args.ptr(), k)
-                    : k < inputs_ + results_.size() ? keep[k].ptr()
-                                                    : constants_[k - inputs_ - results_.size()].ptr();
-      Py_INCREF(y);
-      PyTuple_SET_ITEM(all.ptr(), i, y);
-    }
-    return all;
-  }
-
-  // The seconds that each step took in one run on `args`, whose donated inputs are written.
-  std::vector<double> profile(nb::args args) const {
-    std::vector<void*> bases(1 + inputs_ + results_.size() + constants_.size());
-    std::vector<nb::object> keep(inputs_ + results_.size());
-    fill(args, bases, keep);
-    std::vector<double> seconds(steps_);
-    try {
-      executable_.run_timed(bases.data(), seconds.data());
-    } catch (const TaskError& error) {
-      raise(error);
-    }
-    return seconds;
-  }
-
- private:
-  void fill(const nb::args& args, std::vector<void*>& bases, std::vector<nb::object>& keep) const {
-    size_t base = 1;
-    for (size_t i = 0; i < inputs_; ++i) bases[base++] = PyArray_DATA(dense(PyTuple_GET_ITEM(args.ptr(), i), keep[i]));
-    for (size_t i = 0; i < results_.size(); ++i) {
-      keep[inputs_ + i] = results_[i].make();
-      bases[base++] = PyArray_DATA(reinterpret_cast<PyArrayObject*>(keep[inputs_ + i].ptr()));
-    }
-    for (void* data : constant_data_) bases[base++] = data;
-  }
-
-  // The kernel's exception as Python's, its arguments the message and the number of the step.
-  [[noreturn]] static void raise(const TaskError& error) {
-    auto set = [&](PyObject* type, const char* message) { PyErr_SetObject(type, nb::make_tuple(message, error.task).ptr()); };
-    try {
-      std::rethrow_exception(error.cause);
-    } catch (const std::out_of_range& cause) {
-      set(PyExc_IndexError, cause.what());
-    } catch (const std::domain_error& cause) {
-      set(PyExc_ValueError, cause.what());
-    } catch (const std::bad_alloc&) {
-      set(PyExc_MemoryError, "the arena");
-    } catch (const std::exception& cause) {
-      set(PyExc_RuntimeError, cause.what());
-    }
-    nb::raise_python_error();
-  }
-
-  size_t inputs_;
-  std::vector<Result> results_;
-  std::vector<nb::object> constants_, copies_;
-  std::vector<void*> constant_data_;
-  std::vector<int> outputs_;
-  size_t steps_;
-  Executable executable_;
-};
 
 using LoadTuple = std::tuple<int, DType, Sizes, int64_t>;
 using NumberTuple = std::pair<std::variant<int64_t, double>, DType>;
@@ -317,16 +69,20 @@ NB_MODULE(NEEDLE_MODULE, m) {
   nb::class_<Call>(m, "Call")
       .def(nb::init<std::shared_ptr<const Kernel>, size_t, std::vector<std::pair<Sizes, nb::object>>, bool>(),
            nb::arg("kernel"), nb::arg("inputs"), nb::arg("results"), nb::arg("is_tuple"))
-      .def("__call__", &Call::operator());
+      .def_prop_ro("function", &function<Call>);
+  nb::class_<Arranged>(m, "Arranged")
+      .def(nb::init<Sizes, bool>(), nb::arg("sizes"), nb::arg("is_order"))
+      .def_prop_ro("function", &function<Arranged>);
+  nb::class_<Repeated>(m, "Repeated").def(nb::init<Sizes>(), nb::arg("shape")).def_prop_ro("function", &function<Repeated>);
   nb::class_<ProductCall>(m, "ProductCall")
       .def(nb::init<DType, Sizes, Sizes, std::pair<Sizes, nb::object>>(), nb::arg("dtype"), nb::arg("a"), nb::arg("b"),
            nb::arg("result"))
-      .def("__call__", &ProductCall::operator());
+      .def_prop_ro("function", &function<ProductCall>);
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<size_t, std::vector<std::pair<Sizes, nb::object>>, std::vector<nb::object>, std::vector<int>,
                     std::vector<Step>, int64_t>(),
            nb::arg("inputs"), nb::arg("results"), nb::arg("constants"), nb::arg("outputs"), nb::arg("steps"), nb::arg("arena"))
-      .def("__call__", &Plan::operator())
+      .def_prop_ro("function", &function<Plan>)
       .def("profile", &Plan::profile);
 
   nb::class_<Sliding>(m, "Sliding")
