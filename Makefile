@@ -72,7 +72,7 @@ $(BUILT): $(wildcard $(NATIVE)/src/*) | $(READY)
 
 EXAMPLES ?= 1000
 fuzz: $(BUILT)  ## run random programs on the C++ backend, as many as EXAMPLES says
-	NEEDLE_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest --quiet $(NATIVE)/tests/test_random_programs.py $(ARGS)
+	FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/python -m pytest --quiet $(NATIVE)/tests/test_random_programs.py $(ARGS)
 
 # The sanitized modules take the place of the others while the kit, the six steps and random plans run, and then give it back.
 sanitize: $(READY)  ## run the C++ backend under AddressSanitizer and UndefinedBehaviorSanitizer

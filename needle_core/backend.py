@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, get_origin
 
 import numpy as np
@@ -50,6 +50,11 @@ class Backend(ABC):
     """The host backend with the highest priority is the default device."""
     plans_eagerly: ClassVar[bool] = False
     """Eager calls of many kernels, bodies of composites and steps of optimizers, are run as plans when they come again."""
+    writes_over: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    """Ops beyond the elementwise, and by its number the operand over which their kernel may write its only or first result.
+
+    Plans make use of it where both have the same spec and nothing reads that operand later.
+    """
     kernels: ClassVar[Sequence[ModuleType]] = ()
     """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
 

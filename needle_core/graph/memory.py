@@ -68,10 +68,11 @@ class Layout:
     """The `memory` of every value that a node of `graph` gives, and the `size` of the arena in bytes.
 
     `replaced` says which input each output would replace; `donated`, for which of them it takes the input's memory.
+    `writes_over` is what the backend says of its kernels.
     """
 
-    def __init__(self, graph: Graph, replaced: Mapping[int, int]) -> None:
-        self.graph, self._end = graph, len(graph.nodes)
+    def __init__(self, graph: Graph, replaced: Mapping[int, int], writes_over: Mapping[str, int]) -> None:
+        self.graph, self._end, self._writes_over = graph, len(graph.nodes), writes_over
         self._root: dict[Value, Value] = {}  # whose memory a value lies in, if not in its own
         self._born: dict[Value, int] = {}  # the place of the node that gives a value
         self._dies = self._last_reads()  # by root: the last place where its memory is needed
@@ -146,6 +147,9 @@ class Layout:
         if isinstance(node, Fused):
             made = node.body.outputs[y.index]
             if isinstance(made, Output) and made.node.name in REDUCTIONS:
+                return False
+        elif node.name in self._writes_over:
+            if y.index or u is not node.inputs[self._writes_over[node.name]]:
                 return False
         elif not is_elementwise(node):
             return False

@@ -19,7 +19,8 @@ class Plan:
 
     `memory` has the place of every value that a node gives; each lies row after row, and two values that are needed at the same
     time never overlap, except that an elementwise or fused node may write where an operand of the same shape is: at each index
-    it reads before it writes. What `reshape` gives may lie where its operand is; then there is nothing to do.
+    it reads before it writes. So may the ops in `writes_over` of the backend. What `reshape` gives may lie where its operand
+    is; then there is nothing to do.
 
     An output is the value of a node, and new, or lies in the memory of an input that is `donated`, output -> input; or it is an
     input or a constant, and its buffer that very buffer. Donated inputs are written when no node can fail any more.
@@ -46,7 +47,7 @@ def planned(graph: Graph, replaced: Mapping[int, int]) -> Plan:
     specs = [v.spec for v in (*graph.outputs, *graph.inputs)]
     device = specs[0].device if specs else default_device()
     graph = committed_last(fused(graph), replaced)
-    layout = Layout(graph, replaced)
+    layout = Layout(graph, replaced, device.backend.writes_over)
     return Plan(graph, device, layout.memory, layout.size, layout.donated, layout.in_place)
 
 

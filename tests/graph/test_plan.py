@@ -136,6 +136,18 @@ def test_an_elementwise_node_writes_over_an_operand_that_dies() -> None:
     assert made.memory[last.outputs[0]] == ("output", 0)
 
 
+@pytest.mark.parametrize(("writes_over", "in_place"), [({}, 0), ({"softmax": 0}, 1)])
+def test_other_ops_write_over_an_operand_if_the_backend_says_so(
+    writes_over: dict[str, int], in_place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(SQUARE.device.backend), "writes_over", writes_over)
+    made = plan_of(lambda x: ndl.softmax(x @ x) @ x, SQUARE)
+    product, softmax, _ = made.graph.nodes
+    assert made.in_place == in_place
+    assert (made.memory[softmax.outputs[0]] == made.memory[product.outputs[0]]) is bool(in_place)
+    assert plan_of(lambda x: ndl.softmax(x @ x) @ (x @ x), SQUARE).in_place == 0
+
+
 def test_an_operand_that_is_broadcast_or_read_again_is_not_written_over() -> None:
     made = plan_of(lambda x: ((x @ x[0]) + x @ x) @ x, SQUARE)
     plus = next(node for node in made.graph.nodes if node.name == "add")

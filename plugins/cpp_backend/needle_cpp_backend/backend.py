@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,9 @@ class CppBackend(Backend):
     host = True
     priority = -1  # it is chosen by name: NumPy stays the default
     plans_eagerly = True
+    writes_over = MappingProxyType(  # a row is in the cache, and read before it is written
+        {"softmax": 0, "log_softmax": 0, "softmax_grad": 1, "cross_entropy_grad": 1, "layer_norm": 0, "layer_norm_grad": 1}
+    )
 
     def __init__(self) -> None:
         from needle_cpp_backend import eager

@@ -92,10 +92,10 @@ int64_t class_of(DType dtype, const void* labels, int64_t row, int64_t n) {
   return label < 0 ? label + n : label;
 }
 
-// The loss of a row whose label is `at`, given the sum of exp(x - top).
+// The loss of a row with the score x of its label, given the sum of exp(x - top).
 template <class T>
-T loss_of(const T* x, T top, T total, int64_t at) {
-  return std::log(total) - (x[at] - top);
+T loss_of(T x, T top, T total) {
+  return std::log(total) - (x - top);
 }
 
 // The losses of all rows as one number.
@@ -120,7 +120,7 @@ class CrossEntropy : public Kernel {
       for (int64_t row = first; row < last; ++row) {
         auto* x = static_cast<const T*>(in[0]) + row * n_;
         T top = greatest_of(x, n_);
-        losses[row] = loss_of(x, top, sum_of_exp(x, top, n_), class_of(label_, in[1], row, n_));
+        losses[row] = loss_of(x[class_of(label_, in[1], row, n_)], top, sum_of_exp(x, top, n_));
       }
     });
     if (reduction_ != "none") *static_cast<T*>(out[0]) = reduced(losses, rows_, reduction_);
@@ -150,8 +150,8 @@ class CrossEntropyGrad : public Kernel {
         auto* dx = static_cast<T*>(out[0]) + row * n_;
         int64_t at = class_of(label_, in[2], row, n_);
         T by_row = reduction_ == "none" ? g[row] : factor;
-        T top = greatest_of(x, n_), total = exp_and_sum(x, top, dx, n_);
-        if (with_loss_) losses[row] = loss_of(x, top, total, at);
+        T named = x[at], top = greatest_of(x, n_), total = exp_and_sum(x, top, dx, n_);  // dx may lie where x does
+        if (with_loss_) losses[row] = loss_of(named, top, total);
         T scale = 1 / total, picked = (dx[at] * scale - 1) * by_row;
         for (int64_t i = 0; i < n_; ++i) dx[i] = dx[i] * scale * by_row;
         dx[at] = picked;

@@ -16,7 +16,7 @@ from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.programs import random_program
 from needle_core.testing.suite import on
 
-EXAMPLES = int(os.environ.get("NEEDLE_EXAMPLES") or 100)
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 100)
 EXACT = 2**22
 """Whole numbers up to which float32 adds and multiplies a few without rounding."""
 FORMS = [name for name in LAYOUTS if name != "repeated"]  # which has other values
