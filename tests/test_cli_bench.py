@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,25 @@ def test_an_op_that_computes_something_else_is_not_timed(monkeypatch: pytest.Mon
     rows = measure_ops("scaleadd", [device("numpy"), device("loopback:0")], rounds=6, slot=1e-5)
     assert {row.name.partition("(")[0] for row in rows if row.trouble} == {"subtract"}
     assert all(("loopback:0" in row.seconds) != bool(row.trouble) for row in rows)
+
+
+def test_the_first_run_is_not_measured() -> None:
+    spent = iter([0.5])  # what is made at the first run takes long
+
+    def timer(runs: int) -> float:
+        return next(spent, 0.0) + runs * 1e-4
+
+    row = Row("ops", "op")
+    measure.in_turn([{"numpy": timer}], [row], rounds=6, slot=0.01)
+    assert row.runs["numpy"] == 100
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.4, ""), (2.9, ""), (9.0, "this machine was busy: 9.0 programs at a time")])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, load: float, told: str) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert measure.busyness().startswith(told)
+    assert bool(measure.busyness()) == bool(told)
 
 
 def test_the_default_device_is_what_it_was() -> None:

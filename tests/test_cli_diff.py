@@ -175,3 +175,13 @@ def test_what_cannot_be_compared_is_told(devices: tuple[str, str], text: str, sa
     shown = _run(*devices, str(path))
     assert shown.exit_code != 0
     assert said in shown.output
+
+
+def test_a_program_that_fails_is_compared_until_then_and_told_without_what_runs_it(program: str) -> None:
+    path = Path(program)
+    path.write_text(PROGRAM.replace("    loss.backward()\n", "    raise RuntimeError('too early')\n"), encoding="utf-8")
+    shown = _run("numpy", "loopback:0", program)
+    assert shown.exit_code == 1
+    assert "ops in what ran before the program failed: all within bounds" in shown.stdout
+    assert "RuntimeError: too early" in shown.stderr
+    assert "runpy" not in shown.stderr

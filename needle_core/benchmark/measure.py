@@ -7,6 +7,7 @@ their ratios with an interval that holds it in 95 of 100 cases whatever the dist
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -95,11 +96,19 @@ def in_turn(timers: Sequence[Mapping[str, Timer]], rows: Sequence[Row], *, round
 
 
 def _count(timer: Timer, slot: float) -> int:
-    """How many runs take about `slot` seconds."""
+    """How many runs take about `slot` seconds, once the first has prepared what the others use."""
+    timer(1)
     runs = 1
     while (took := timer(runs)) < slot / 4:
         runs *= 2
     return max(1, round(runs * slot / took))
+
+
+def busyness() -> str:
+    """What to say if other programs were busy in the last minute, so that times tell little; else nothing."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return f"this machine was busy: {load:.1f} programs at a time on {processors} processors" if load > processors + 1 else ""
 
 
 # -- whole steps ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from html import escape
 from itertools import groupby
 from typing import Any, Final
 
-from needle_core.benchmark.measure import Row
+from needle_core.benchmark.measure import Row, busyness
 from needle_core.diagnosis.environment import facts
 
 FORMAT: Final = "5.1.0"  # of pytest-benchmark, whose format has not changed since
@@ -89,6 +89,8 @@ def as_page(rows: Sequence[Row], devices: Sequence[str]) -> str:
         f"Speed: how many times as fast as {escape(devices[0])}, the median of turns, and the interval that holds it in 95 of "
         "100 cases. A bar ends at the median of the times; each dot is one turn."
     )
+    if busy := busyness():
+        explained += f" {busy[0].upper()}{busy[1:]}."
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     head = f"{_HEAD}<h1>Devices compared</h1><p>{when}</p><ul>{known}</ul><p>{explained}</p><ul>{legend}</ul>"
     return f"{head}{''.join(sections)}</body></html>\n"

@@ -97,7 +97,11 @@ def run_program(path: str) -> None:
         if end.code not in (None, 0):
             raise click.ClickException(f"{path} ended with {end.code}") from end
     except Exception as error:
-        raise click.ClickException(f"{path} failed\n{traceback.format_exc()}".rstrip()) from error
+        where = error.__traceback__
+        while where and where.tb_frame.f_code.co_filename != path:  # what runs the program is not its author's business
+            where = where.tb_next
+        told = "".join(traceback.format_exception(error.with_traceback(where)))
+        raise click.ClickException(f"{path} failed\n{told}".rstrip()) from error
     finally:
         sys.argv = before
 

@@ -47,7 +47,7 @@ def bench(
         for name, make in WORKLOADS.items():
             click.echo(f"{name:10} {(make.__doc__ or '').splitlines()[0]}")
         return
-    chosen = [name.strip() for name in workloads.split(",")] if workloads else [*WORKLOADS]
+    chosen = _names(workloads) or [*WORKLOADS]
     if unknown := [name for name in chosen if name not in WORKLOADS]:
         raise click.UsageError(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
     for path in (json_path, html_path):
@@ -61,12 +61,17 @@ def bench(
         raise SystemExit(1)
 
 
+def _names(listed: str | None) -> list[str]:
+    """The names in a list with commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in (listed or "").split(",") if name.strip()))
+
+
 def _devices(wanted: str | None) -> list[str]:
     """The names of the devices: those that were asked for, or the first of each host backend."""
     from needle_core.backend import device as find_device, host_backends
     from needle_core.errors import DeviceError
 
-    asked = [name.strip() for name in wanted.split(",")] if wanted else [backend.name for backend in host_backends()]
+    asked = _names(wanted) or [backend.name for backend in host_backends()]
     try:
         names = list(dict.fromkeys(find_device(name).name for name in asked))
     except DeviceError as unknown:
@@ -97,6 +102,7 @@ def _print(rows: list[Row], names: list[str]) -> None:
 
     from rich.table import Table
 
+    from needle_core.benchmark.measure import busyness
     from needle_core.benchmark.report import compared, times
 
     for group, found in ((g, list(r)) for g, r in groupby(rows, lambda row: row.group)):
@@ -112,6 +118,8 @@ def _print(rows: list[Row], names: list[str]) -> None:
             click.echo(f"the {_ROWS} most costly of {len(found)} ops; --json and --html have all")
         click.echo()
     click.echo(_LEGEND.format(base=names[0]))
+    if busy := busyness():
+        click.echo(busy)
     for row in rows:
         for name, trouble in row.trouble.items():
             click.echo(f"{row.name} on {name}: {trouble}")

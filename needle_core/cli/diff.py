@@ -33,7 +33,8 @@ def diff(first: str, second: str, model: str, steps: int, whole: bool, rows: int
     """Run the Python program FILE on DEVICE_A, each of its ops also on DEVICE_B, and compare.
 
     FILE is run as it is, until an optimizer in it has made its first step; what it prints goes to standard error. The exit
-    status is 1 if an op on DEVICE_B is out of its bound: `needle conform` then tells which of the two devices is wrong.
+    status is 1 if an op on DEVICE_B is out of its bound: `needle conform` then tells which of the two devices is wrong. It is 1
+    as well if FILE fails.
     """
     from needle_core.backend import device as find_device
     from needle_core.errors import DeviceError
@@ -59,14 +60,14 @@ def diff(first: str, second: str, model: str, steps: int, whole: bool, rows: int
     if as_json:
         click.echo(json.dumps(_as_dict(session), indent=2))
     else:
-        _print(session, None if whole else rows)
+        _print(session, None if whole else rows, failed=failure is not None)
     if failure:
         raise failure
     if any(c.is_out_of_bounds for c in session.compared):
         raise SystemExit(1)
 
 
-def _print(session: Lockstep, rows: int | None) -> None:
+def _print(session: Lockstep, rows: int | None, *, failed: bool) -> None:
     """A table, what it means, and the first op that is out of bounds."""
     from rich.table import Table
 
@@ -87,17 +88,19 @@ def _print(session: Lockstep, rows: int | None) -> None:
         click.echo(f"the worst {len(shown)} of {len(found)} ops; --all shows every one")
     for device, seconds in zip((first, second), zip(*(c.seconds for c in found if not c.within), strict=True), strict=True):
         click.echo(f"{sum(seconds) * 1e3:9.2f} ms in all on {device}")
-    _conclude(session)
+    _conclude(session, failed=failed)
 
 
 def _named(c: Compared) -> str:
     return f"{c.op} in {c.within}" if c.within else c.op
 
 
-def _conclude(session: Lockstep) -> None:
+def _conclude(session: Lockstep, *, failed: bool) -> None:
     """What is to be learned of it all."""
     found, first, second = session.compared, session.first, session.second
     steps = f"{session.steps} step{'s' * (session.steps != 1)} of an optimizer" if session.steps else "the whole program"
+    if failed:
+        steps = "what ran before the program failed"
     bad = [c for c in found if c.is_out_of_bounds]
     if not bad:
         worst = max(found, key=lambda c: c.local)
