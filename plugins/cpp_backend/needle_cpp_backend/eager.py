@@ -11,7 +11,7 @@ from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Spec
-from needle_cpp_backend import kernels
+from needle_cpp_backend import attention, kernels, recurrent
 from needle_cpp_backend.call import Call, code, matrix_shapes
 from needle_cpp_backend.native import native
 from needle_cpp_backend.programs import Elementwise
@@ -45,5 +45,7 @@ class NativeKernel:
 
 def table() -> dict[str, NativeKernel]:
     """The kernels of this backend by name of op."""
-    makers = {name: Elementwise(name) for name in ELEMENTWISE if native.has_elementwise(name)} | public_functions(kernels)
+    makers: dict[str, Any] = {name: Elementwise(name) for name in ELEMENTWISE if native.has_elementwise(name)}
+    for module in (kernels, attention, recurrent):
+        makers |= public_functions(module)
     return {name: NativeKernel(name, make) for name, make in makers.items()}

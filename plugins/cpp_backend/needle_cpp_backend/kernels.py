@@ -1,4 +1,4 @@
-"""Which native kernel computes an op. A function has the name of its op, and makes the kernel for specs and attributes."""
+"""Which native kernel computes an op, but for attention and recurrent networks. A function has the name of its op, and makes the kernel for specs and attributes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from needle_core.spec import Spec
 from needle_cpp_backend import programs
 from needle_cpp_backend.call import Call, Kernel, code, in_float32, matrix_shapes, row_major
 from needle_cpp_backend.native import native
-from needle_cpp_backend.work import Work
 
 Sizes = tuple[int, ...]
 
@@ -266,142 +265,6 @@ def layer_norm_grad(call: Call) -> Kernel:
 
 def _rows(x: Spec, weight: Spec) -> int:
     return math.prod(x.shape[: x.ndim - weight.ndim])
-
-
-# -- attention --------------------------------------------------------------------------------------------------------------
-
-
-@in_float32
-def scaled_dot_product_attention(call: Call) -> Kernel:
-    return native.attention(code(call.inputs[0].dtype), _attention(call.inputs, call.outputs[0].shape[:-2], call.attrs))
-
-
-@in_float32
-def scaled_dot_product_attention_grad(call: Call) -> Kernel:
-    g, *operands = call.inputs
-    return native.attention_grad(code(g.dtype), _attention(operands, g.shape[:-2], call.attrs))
-
-
-@in_float32
-def self_attention(call: Call) -> Kernel:
-    x, *mask = call.inputs
-    kernel = native.attention(code(x.dtype), _self_attention(x, mask, call.attrs))
-    return native.sequence([(kernel, [(1, 0)] * 3 + [(2, 0)] * len(mask), [(2 + len(mask), 0)])], len(call.inputs), 1)
-
-
-@in_float32
-def self_attention_grad(call: Call) -> Kernel:
-    _, x, *mask = call.inputs
-    kernel, n = native.attention_grad(code(x.dtype), _self_attention(x, mask, call.attrs)), len(call.inputs)
-    results = [(1 + n, 0)] * 3 + [(2 + n, 0)] * (len(call.outputs) - 1)
-    return native.sequence([(kernel, [(1, 0)] + [(2, 0)] * 3 + [(3, 0)] * len(mask), results)], n, len(call.outputs))
-
-
-def _attention(operands: Sequence[Spec], batch: Sizes, attrs: Mapping[str, Any]) -> Any:
-    """The form of attention with these queries, keys, values, and maybe a mask."""
-    q, k, v, *mask = operands
-    (t, d), (s, e) = q.shape[-2:], v.shape[-2:]
-    there = {name: _matrices(x, (*batch, *x.shape[-2:])) for name, x in (("q", q), ("k", k), ("v", v))}
-    made = {
-        name: _matrices(q.like(shape=shape), shape)
-        for name, shape in (("y", (*batch, t, e)), ("dq", (*batch, t, d)), ("dk", (*batch, s, d)), ("dv", (*batch, s, e)))
-    }
-    return native.Attention(t=t, s=s, d=d, e=e, **there, **made, **_mask(mask, (*batch, t, s)), **attrs)
-
-
-def _self_attention(x: Spec, mask: Sequence[Spec], attrs: Mapping[str, Any]) -> Any:
-    """The form of attention of x, which has queries, keys and values of all heads side by side, as its gradient has theirs."""
-    *batch, t, wide = x.shape
-    n, heads = math.prod(batch), attrs["heads"]
-    d = wide // (3 * heads)
-
-    def side_by_side(parts: int, part: int) -> Any:
-        row = parts * heads * d
-        return native.Matrices([i * t * row + (part * heads + h) * d for i in range(n) for h in range(heads)], row, 1)
-
-    q, k, v = (side_by_side(3, part) for part in range(3))
-    there = {"q": q, "k": k, "v": v, "dq": q, "dk": k, "dv": v, "y": side_by_side(1, 0)}
-    form = {"causal": attrs["causal"], "scale": attrs["scale"]}
-    return native.Attention(t=t, s=t, d=d, e=d, **there, **_mask(mask, (*batch, heads, t, t)), **form)
-
-
-def _mask(mask: Sequence[Spec], scores: Sizes) -> dict[str, Any]:
-    """What the form of attention says of its mask."""
-    if not mask:
-        return {"mask": native.Matrices([], 0, 0), "mask_dtype": native.DType.bool}
-    return {"mask": _matrices(mask[0], scores), "mask_dtype": code(mask[0].dtype)}
-
-
-def _matrices(x: Spec, space: Sizes) -> Any:
-    """Where the matrices of x lie in a batch to which it is broadcast."""
-    *outer, row, column = broadcast_steps(x.shape, space)
-    offsets = [0]
-    for size, step in zip(space, outer, strict=False):
-        offsets = [offset + i * step for offset in offsets for i in range(size)]
-    return native.Matrices(offsets, row, column)
-
-
-# -- recurrent --------------------------------------------------------------------------------------------------------------
-
-
-@in_float32
-def lstm(call: Call) -> Kernel:
-    x, h, c, w_ih, w_hh, bias = range(6)
-    work = Work(call)
-    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], code(call.inputs[x].dtype)
-    a = work.add(native.product(dtype, (t * n, i), (i, 4 * d), bias=True), [x, w_ih, bias], (t, n, 4 * d))
-    work.finish(native.lstm(dtype, t, n, d, **call.attrs), [a, h, c, w_hh], [0, 1])
-    return work.kernel()
-
-
-@in_float32
-def lstm_grad(call: Call) -> Kernel:
-    gy, gc, y, cs, x, h, c, w_ih, w_hh, bias = range(10)
-    work, reverse = Work(call), call.attrs["reverse"]
-    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], call.inputs[x].dtype
-    wide, rows = code(dtype), t * n
-    states = work.before(y, h, (t, n, d), reverse)
-    a = work.add(native.product(wide, (rows, i), (i, 4 * d), bias=True), [x, w_ih, bias], (t, n, 4 * d))
-    b = work.add(native.product(wide, (rows, d), (d, 4 * d)), [states, w_hh], (t, n, 4 * d))
-    turned = work.add(programs.of_copy(dtype, (4 * d, d), (1, 4 * d)), [w_hh], (4 * d, d))
-    da = work.space((t, n, 4 * d))
-    work.finish(native.lstm_grad(wide, t, n, d, reverse), [gy, gc, cs, c, a, b, turned], [da, 1, 2])
-    work.finish(native.product(wide, (rows, 4 * d), (i, 4 * d), transpose_b=True), [da, w_ih], [0])
-    work.finish(native.product(wide, (rows, i), (rows, 4 * d), transpose_a=True), [x, da], [3])
-    work.finish(native.product(wide, (rows, d), (rows, 4 * d), transpose_a=True), [states, da], [4])
-    work.finish(programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 4 * d)), (0,), call.outputs[5]), [da], [5])
-    return work.kernel()
-
-
-@in_float32
-def gru(call: Call) -> Kernel:
-    x, h, w_ih, w_hh, b_ih, b_hh = range(6)
-    work = Work(call)
-    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], code(call.inputs[x].dtype)
-    a = work.add(native.product(dtype, (t * n, i), (i, 3 * d), bias=True), [x, w_ih, b_ih], (t, n, 3 * d))
-    work.finish(native.gru(dtype, t, n, d, **call.attrs), [a, h, w_hh, b_hh], [0])
-    return work.kernel()
-
-
-@in_float32
-def gru_grad(call: Call) -> Kernel:
-    g, y, x, h, w_ih, w_hh, b_ih, b_hh = range(8)
-    work, reverse = Work(call), call.attrs["reverse"]
-    (t, n, i), d, dtype = call.inputs[x].shape, call.inputs[h].shape[1], call.inputs[x].dtype
-    wide, rows = code(dtype), t * n
-    states = work.before(y, h, (t, n, d), reverse)
-    a = work.add(native.product(wide, (rows, i), (i, 3 * d), bias=True), [x, w_ih, b_ih], (t, n, 3 * d))
-    b = work.add(native.product(wide, (rows, d), (d, 3 * d), bias=True), [states, w_hh, b_hh], (t, n, 3 * d))
-    turned = work.add(programs.of_copy(dtype, (3 * d, d), (1, 3 * d)), [w_hh], (3 * d, d))
-    da, db = work.space((t, n, 3 * d)), work.space((t, n, 3 * d))
-    work.finish(native.gru_grad(wide, t, n, d, reverse), [g, states, a, b, turned], [da, db, 1])
-    work.finish(native.product(wide, (rows, 3 * d), (i, 3 * d), transpose_b=True), [da, w_ih], [0])
-    work.finish(native.product(wide, (rows, i), (rows, 3 * d), transpose_a=True), [x, da], [2])
-    work.finish(native.product(wide, (rows, d), (rows, 3 * d), transpose_a=True), [states, db], [3])
-    by_bias = programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 3 * d)), (0,), call.outputs[4])
-    work.finish(by_bias, [da], [4])
-    work.finish(by_bias, [db], [5])
-    return work.kernel()
 
 
 # -- create -----------------------------------------------------------------------------------------------------------------
