@@ -1,4 +1,4 @@
-"""Which native kernel computes an op, but for attention and recurrent networks. A function has the name of its op, and makes the kernel for specs and attributes."""
+"""Which native kernel computes an op. A function has the name of its op, and makes the kernel for specs and attributes."""
 
 from __future__ import annotations
 
