@@ -1,4 +1,8 @@
-"""Every op of the core against its declaration in needle_core.testing, on the default device."""
+"""Every op of the core against its declaration in needle_core.testing, on the default device.
+
+These are all checks of its backend. Of the loopback device they are the quick ones: its kernels are those of a host, where all
+are made, and more dtypes, layouts and elements tell nothing more of its memory.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import pytest
 
 import needle_core as ndl
 from needle_core.testing import CASES
+from needle_core.testing.loopback import LoopbackBackend
 from needle_core.testing.report import run
 from needle_core.testing.suite import core_ops, suite
 
-SUITE = suite(ndl.default_device().backend.name)
+BACKEND = ndl.default_device().backend
+SUITE = suite(BACKEND.name, quick=isinstance(BACKEND, LoopbackBackend))
 SUBJECTS = sorted({planned.subject for planned in SUITE.checks})
 
 
