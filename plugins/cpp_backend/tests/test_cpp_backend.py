@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -325,3 +327,32 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, missing: Exce
     with pytest.raises(DeviceUnavailableError) as caught:
         libraries._load_onednn()
     assert str(caught.value) == message
+
+
+AVX2 = """
+import numpy as np
+import needle_core as ndl
+from needle_cpp_backend.native import native
+
+ndl.set_default_device("cpp")
+rng = np.random.default_rng(0)
+x, w, k = (ndl.Tensor(rng.integers(-3, 4, s).astype("float32")) for s in ((8, 12, 12, 16), (16, 3, 3, 16), (2304, 700)))
+step = ndl.compile(lambda x, w, k: (ndl.relu(ndl.conv(x, w, padding=1)) + 1).reshape(8, -1) @ k)
+print(native.__name__, float(step(x, w, k).sum()))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have one module")
+def test_processors_with_avx2_alone_have_a_module_of_their_own() -> None:
+    told = []
+    for most in ("AVX2", "ALL"):
+        done = subprocess.run(
+            [sys.executable, "-c", AVX2],
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": most},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told.append(done.stdout.split())
+    assert told[0] == ["needle_cpp_backend._x86_64_v3", told[1][1]]
+    assert told[1][0] == native.__name__
