@@ -2,7 +2,7 @@
 #
 #   make demo DEVICE=numpy ARGS="--epochs 3"     options of `needle train`
 #   make test ARGS="-k loader"                   options of pytest
-#   make test DEVICE=loopback                    on another default device
+#   make test DEVICE=loopback                    on another default device than numpy, the reference
 #   make test WORKERS=0                          in one process; without it, in one for each core
 
 SHELL := bash
@@ -13,6 +13,7 @@ SHELL := bash
 
 DEVICE ?=
 ARGS ?=
+test: DEVICE := $(or $(DEVICE),numpy)
 WORKERS ?= auto
 
 # uv keeps the environment: the one on PATH, else one of our own in .tools. It takes the system's Python and downloads none.

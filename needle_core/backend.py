@@ -280,10 +280,16 @@ def default_device_reason() -> tuple[str, str]:
     hosts, broken = _host_backends()
     for error in broken:
         warn(f"not considered as the default device: {error}")
-    if not hosts:
-        raise DeviceError("no host backend is installed", hint="pip install needle-numpy-backend")
-    ranking = ", ".join(f"{b.name} {b.priority}" for b in sorted(hosts, key=lambda b: b.name))
-    return hosts[0].name, f"the host backend of highest priority ({ranking})"
+    for backend in hosts:
+        try:
+            device(backend.name)
+        except DeviceUnavailableError as error:
+            warn(f"not considered as the default device: {error}")
+        else:
+            ranking = ", ".join(f"{b.name} {b.priority}" for b in sorted(hosts, key=lambda b: b.name))
+            return backend.name, f"the host backend of highest priority ({ranking})"
+    problem = "can be opened" if hosts else "is installed"
+    raise DeviceError(f"no host backend {problem}", hint="pip install needle-numpy-backend")
 
 
 def _host_backends() -> tuple[list[type[Backend]], list[NeedleError]]:

@@ -302,6 +302,14 @@ def test_broken_plugin_is_warned_of_and_passed_over(install: Install, site: Site
         assert str(ndl.default_device()) == "numpy"
 
 
+def test_a_host_that_cannot_be_opened_is_warned_of_and_passed_over(install: Install) -> None:
+    opening = "from needle_core.errors import DeviceUnavailableError; raise DeviceUnavailableError('no AVX2')"
+    install(priority=50, opening=opening)
+    ndl.set_default_device(None)
+    with pytest.warns(RuntimeWarning, match="^not considered as the default device: .*second.* cannot be opened: no AVX2"):
+        assert str(ndl.default_device()) == "numpy"
+
+
 def test_no_host_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "names", lambda group: [])
     monkeypatch.delenv("NEEDLE_DEVICE", raising=False)

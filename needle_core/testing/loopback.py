@@ -1,12 +1,12 @@
 """The loopback device: an honest accelerator in disguise, to test on any machine what only accelerators get wrong.
 
 Its buffers tell nothing and turn into no array; values leave and enter through `to_numpy` and `from_numpy` alone, which copy.
-It has kernels for the primitives of the core and for nothing else: those of the best host backend that is installed. They read
-operands that stand between guards, which are looked at after every kernel; their results lie in the host's memory, and are
-copied into such memory. Views are made, but not computed with: operands lie row after row, as in programs, since BLAS rounds
-products of transposed matrices otherwise on some processors, and a step must leave the same bits behind compiled as eager. What
-is freed becomes poison, and `empty` gives poison. There are two devices, loopback:0 and loopback:1, so that things can be on
-the wrong one.
+It has kernels for the primitives of the core and for nothing else: those of the host backend of lowest priority, the plainest.
+They read operands that stand between guards, which are looked at after every kernel; their results lie in the host's memory,
+and are copied into such memory. Views are made, but not computed with: operands lie row after row, as in programs, since BLAS
+rounds products of transposed matrices otherwise on some processors, and a step must leave the same bits behind compiled as
+eager. What is freed becomes poison, and `empty` gives poison. There are two devices, loopback:0 and loopback:1, so that things
+can be on the wrong one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class LoopbackBackend(Backend):
     priority = -1
 
     def __init__(self) -> None:
-        self._host = find_device(host_backends()[0].name)
+        self._host = find_device(host_backends()[-1].name)
         self._live: WeakSet[Memory] = WeakSet()
 
     def devices(self) -> Sequence[str]:

@@ -25,7 +25,7 @@ class CppBackend(Backend):
 
     name = "cpp"
     host = True
-    priority = -1  # it is chosen by name: NumPy stays the default
+    priority = 10
     plans_eagerly = True
     writes_over = MappingProxyType(  # a row is in the cache, and read before it is written
         {"softmax": 0, "log_softmax": 0, "softmax_grad": 1, "cross_entropy_grad": 1, "layer_norm": 0, "layer_norm_grad": 1}
