@@ -96,7 +96,7 @@ def test_wrong_values_are_caught(plant: Any, wrong: str, sample: Sample, name: s
 def test_ignored_strides_are_caught(plant: Any) -> None:
     plant("exp", lambda exp: lambda x: exp(x.ravel("K").reshape(x.shape)))
     check_forward(CASES["exp"], sample(real(2, 3)), "float32", "contiguous")
-    with pytest.raises(MismatchError, match="^exp/forward/"):
+    with pytest.raises(MismatchError, match=r"^exp/forward/"):
         check_forward(CASES["exp"], sample(real(2, 3)), "float32", "transposed")
 
 
