@@ -46,7 +46,7 @@ class Compiled(Generic[P, R]):
         if mode.trace is not None or engine.watcher is not None:  # part of what another captures; or someone looks at the ops
             return self.function(*args, **kwargs)
         try:
-            key = None if kwargs else (mode.grad, default_device(), *map(_read_off, args))
+            key = None if kwargs else (mode.grad, default_device().name, *map(_read_off, args))
             programs = self._short.get(key, ())
         except (AttributeError, TypeError):  # an argument that is no tensor
             key, programs = None, ()

@@ -67,7 +67,10 @@ class Guards:
         For scaleadd it takes 1.4 us, and loops in C took 3.3. `a` are values now, `v` those expected, `p` parts, `o` owners.
         """
         names = iter([f"a{i}" for i in range(len(self._frozen))])
-        lines = [f"    ({''.join(f'{a}, ' for a in islice(names, size))}) = p{i}" for i, size in enumerate(self._sizes)]
+        lines = [
+            f"    ({''.join(f'{a}, ' for a in islice(names, size))}) = p{i}" if size else f"    if p{i}: raise ValueError"
+            for i, size in enumerate(self._sizes)
+        ]
         for i, spot in enumerate(self._spots):
             read = f"get({spot.name!r}, ABSENT)" if spot.is_named else spot.name
             lines.append(f"    {next(names)} = o{i}.{read}")

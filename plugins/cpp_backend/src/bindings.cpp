@@ -166,6 +166,7 @@ NB_MODULE(NEEDLE_MODULE, m) {
         return std::shared_ptr<Kernel>(make_widened(std::move(kernel), specs(inputs), specs(outputs)));
       },
       nb::arg("kernel"), nb::arg("inputs"), nb::arg("outputs"));
+  m.attr("owns") = owns_function();
   m.def("set_num_threads", &set_num_threads, nb::arg("n"));
   m.def("num_threads", &num_threads);
 }

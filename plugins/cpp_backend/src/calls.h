@@ -58,6 +58,16 @@ nb::object function(nb::handle object) {
   return nb::steal(PyCFunction_New(&definition, object.ptr()));
 }
 
+// Whether a NumPy array has memory of its own, row after row, that may be written: a function of it for the interpreter.
+inline nb::object owns_function() {
+  auto owns = [](PyObject*, PyObject* array) -> PyObject* {
+    constexpr int kOwns = NPY_ARRAY_OWNDATA | NPY_ARRAY_CARRAY;
+    return PyBool_FromLong(PyArray_Check(array) && PyArray_CHKFLAGS(reinterpret_cast<PyArrayObject*>(array), kOwns));
+  };
+  static PyMethodDef definition = {"owns", owns, METH_O, nullptr};
+  return nb::steal(PyCFunction_New(&definition, nullptr));
+}
+
 // A new array of a shape and dtype, as NumPy describes them.
 struct Result {
   Sizes shape;
