@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import needle_core as ndl
-from needle_core import backend
 from needle_core.errors import BoundsError
 
 Loss = Callable[[ndl.Tensor, ndl.Tensor], ndl.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def cpp() -> Iterator[None]:
-    """Tensors are on cpp."""
-    chosen = backend.chosen_device()
-    ndl.set_default_device("cpp")
-    yield
-    ndl.set_default_device(chosen)
 
 
 def scores() -> ndl.Tensor:

@@ -17,22 +17,12 @@ import numpy as np
 import pytest
 
 import needle_core as ndl
-from needle_core import backend, nn
+from needle_core import nn
 from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.errors import BoundsError, DeviceUnavailableError, KernelError, ShapeError
 from needle_core.op import KERNELS
 from needle_cpp_backend import native as libraries
 from needle_cpp_backend.native import native
-
-
-@pytest.fixture(autouse=True)
-def cpp() -> Iterator[None]:
-    """Tensors are on cpp."""
-    chosen, threads = backend.chosen_device(), native.num_threads()
-    ndl.set_default_device("cpp")
-    yield
-    ndl.set_default_device(chosen)
-    ndl.set_num_threads(threads)
 
 
 @pytest.fixture

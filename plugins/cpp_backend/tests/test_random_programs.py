@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import needle_core as ndl
-from needle_core import backend
 from needle_core.op import forget_all
 from needle_core.testing.layouts import LAYOUTS
 from needle_core.testing.programs import random_program
@@ -23,12 +22,9 @@ FORMS = [name for name in LAYOUTS if name != "repeated"]  # which has other valu
 
 
 @pytest.fixture(autouse=True)
-def cpp() -> Iterator[None]:
-    """Tensors are on cpp, and ops remember nothing when a test ends: thousands of programs have been seen."""
-    chosen = backend.chosen_device()
-    ndl.set_default_device("cpp")
+def nothing_is_kept() -> Iterator[None]:
+    """Ops remember nothing when a test ends: thousands of programs have been seen."""
     yield
-    ndl.set_default_device(chosen)
     forget_all()
 
 
