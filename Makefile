@@ -61,7 +61,8 @@ CMAKE := .venv/bin/cmake
 # $(call build_native,FOLDER,OPTIONS): the native modules, built in a folder that is kept and put where Python finds them.
 build_native = $(CMAKE) -S $(NATIVE) -B $(NATIVE)/build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$$PWD/.venv/bin/ninja" \
 		-DPython_EXECUTABLE="$$PWD/.venv/bin/python" $(2) > $(NATIVE)/build/$(1).log \
-	&& $(CMAKE) --build $(NATIVE)/build/$(1) && $(CMAKE) --install $(NATIVE)/build/$(1) --prefix "$(PLATLIB)" > /dev/null
+	&& $(CMAKE) --build $(NATIVE)/build/$(1) && $(CMAKE) --install $(NATIVE)/build/$(1) --prefix "$(PLATLIB)" > /dev/null \
+	|| exit 1
 PLATLIB = $(shell .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 native: $(BUILT)  ## build what has changed of the C++ backend
