@@ -1,0 +1,218 @@
+"""Plans as graphs of a device: all that a step gives the device to do, over one arena, replayed at each call.
+
+The first call with buffers at new addresses issues the operations one by one, which chooses the algorithms of products; the
+second captures them; from then on a call replays. State is updated where it lies, so its addresses stay. Where an argument
+comes at ever new addresses, it is copied to a place of its own from its second address on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from needle_core.backend import Executable
+from needle_core.errors import KernelError
+from needle_core.graph.executor import failed
+from needle_core.graph.graph import Constant, Fused, Node, Value
+from needle_core.graph.plan import Plan
+from needle_core.graph.program import program_of
+from needle_cuda_backend import debug
+from needle_cuda_backend.driver import Driver
+from needle_cuda_backend.eager import CudaKernel
+from needle_cuda_backend.issue import Address, Bind, Run, prepared
+from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.memory import Buffer, Memory
+from needle_cuda_backend.recipe import Call, Place, Recipe
+
+LARGEST = 5
+"""Values that the error of a step that needs too much memory names."""
+
+
+def compiled(plan: Plan, driver: Driver) -> Executable:
+    """A step for a device."""
+    step = _Step(plan, driver)
+    return Executable(step.run, set(plan.donated.values()), step.profile)
+
+
+def recipe_of_node(node: Node) -> Recipe:
+    """What a node of a plan consists of."""
+    if isinstance(node, Fused):
+        return recipe_of(program_of(node), fixed=True)
+    kernel: Any = node.op.kernel_for(node.spec)
+    assert isinstance(kernel, CudaKernel)
+    return kernel.recipe(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs, fixed=True))
+
+
+class _Step:
+    """A plan on a device, with its memory: arena, results, scratch, places for arguments that move."""
+
+    def __init__(self, plan: Plan, driver: Driver) -> None:
+        self.plan, self.driver = plan, driver
+        graph = plan.graph
+        self._inputs = {v: j for j, v in enumerate(graph.inputs)}
+        self.nodes = [node for node in graph.nodes if not self._is_nothing(node)]
+        self.recipes = [recipe_of_node(node) for node in self.nodes]
+        if any(recipe.failure for recipe in self.recipes):
+            self._commit_unless_failed()
+        self._results = [k for k, v in enumerate(graph.outputs) if plan.memory.get(v) == ("output", k)]
+        self._memory = self._allocate(plan.arena, max((r.scratch for r in self.recipes), default=0))
+        self._operations: list[list[Bind]] = prepared(driver, self.recipes)
+        self._slots: dict[int, Memory] = {}  # of arguments that move
+        self._key: tuple[int, ...] = ()
+        self._replay: Run | None = None
+        self._never_captured = debug.is_on()
+        debug.dump(plan, self.recipes, driver)
+
+    def run(self, *buffers: Buffer) -> Sequence[Buffer]:
+        """Run the step on the buffers of its inputs."""
+        with self.driver.lock:
+            given = [b.address for b in buffers]
+            for j, slot in self._slots.items():
+                self.driver.copy(slot.address, given[j], slot.nbytes)
+                given[j] = slot.address
+            key = tuple(given)
+            if key != self._key:
+                self._move(buffers, given)
+                self._issue(given)
+            elif self._replay is None and not self._never_captured:
+                runs = self._bound(given)
+                self._replay = self.driver.captured(lambda: [run() for run in runs])  # type: ignore[func-returns-value]
+                self._replay()
+            elif self._replay is None:
+                self._issue(given)
+            else:
+                self._replay()
+            if self._can_fail():
+                self._blame()
+            return self._given(buffers)
+
+    def profile(self, *buffers: Buffer) -> Mapping[Node, float]:
+        """The seconds that each node takes, in a run whose results nobody gets."""
+        with self.driver.lock:
+            address = self._address([b.address for b in buffers])
+            seconds = {}
+            for i, (node, binds) in enumerate(zip(self.nodes, self._operations, strict=True)):
+                runs = [bind(address(i)) for bind in binds]
+                seconds[node] = self.driver.seconds(lambda runs=runs: [run() for run in runs])  # type: ignore[misc]
+            return seconds
+
+    # -- addresses ----------------------------------------------------------------------------------------------------------
+
+    def _move(self, buffers: Sequence[Buffer], given: list[int]) -> None:
+        """Note the addresses of the inputs. An argument that was elsewhere at the last call gets a place of its own."""
+        donated = set(self.plan.donated.values())
+        for j, buffer in enumerate(buffers):
+            if self._key and given[j] != self._key[j] and j not in donated:
+                slot = self._slots[j] = self.driver.allocate(buffer.nbytes)
+                self.driver.copy(slot.address, given[j], buffer.nbytes)
+                given[j] = slot.address
+        self._key, self._replay = tuple(given), None
+
+    def _address(self, given: Sequence[int]) -> Any:
+        """By number of node, what gives the places of its recipe addresses."""
+        arena, results, scratch = self._memory
+
+        def of_value(v: Value) -> int:
+            if v in self._inputs:
+                return given[self._inputs[v]]
+            if isinstance(v, Constant):
+                return int(v.buffer.address)
+            region, number = self.plan.memory[v]
+            if region == "arena":
+                return arena.address + number
+            return given[number] if region == "input" else results[number].address
+
+        def of_node(i: int) -> Address:
+            node = self.nodes[i]
+
+            def address(place: Place) -> int:
+                if place.region == "input":
+                    return of_value(node.inputs[place.number]) + place.offset
+                if place.region == "output":
+                    return of_value(node.outputs[place.number]) + place.offset
+                if place.region == "scratch":
+                    return scratch.address + place.offset
+                return self.driver.failure if place.region == "failure" else 1 + i
+
+            return address
+
+        return of_node
+
+    def _bound(self, given: Sequence[int]) -> list[Run]:
+        address = self._address(given)
+        return [bind(address(i)) for i, binds in enumerate(self._operations) for bind in binds]
+
+    def _issue(self, given: Sequence[int]) -> None:
+        """Give the device the operations one by one; when debugging, wait for each."""
+        if not self._never_captured:
+            for run in self._bound(given):
+                run()
+            return
+        address = self._address(given)
+        for i, (node, recipe, binds) in enumerate(zip(self.nodes, self.recipes, self._operations, strict=True)):
+            for operation, bind in zip(recipe.operations, binds, strict=True):
+                debug.watched(self.driver, node, operation, bind(address(i)))
+
+    def _allocate(self, arena: int, scratch: int) -> tuple[Memory, dict[int, Memory], Memory]:
+        graph = self.plan.graph
+        try:
+            results = {k: self.driver.allocate(graph.outputs[k].spec.nbytes) for k in self._results}
+            return self.driver.allocate(arena), results, self.driver.space("steps", scratch)
+        except KernelError as cause:
+            largest = sorted(self.plan.memory, key=lambda v: -v.spec.nbytes)[:LARGEST]
+            details = {f"{v.spec.nbytes / 2**20:.1f} MiB": f"{v.spec}, {_maker(v)}" for v in largest}
+            raise KernelError(f"{cause.summary}: a step needs {self.plan.peak / 2**20:.1f} MiB", details=details) from cause
+
+    # -- results and failures -----------------------------------------------------------------------------------------------
+
+    def _given(self, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """The buffers of the outputs. What is new is copied, for the next call writes in the same place."""
+        _, results, _ = self._memory
+        new: dict[int, Buffer] = {}
+        for k, memory in results.items():
+            spec = self.plan.graph.outputs[k].spec
+            new[k] = self.driver.buffer(spec.shape, spec.dtype)
+            if spec.nbytes:
+                self.driver.copy(new[k].address, memory.address, spec.nbytes)
+        given = []
+        for v in self.plan.graph.outputs:
+            if isinstance(v, Constant):
+                given.append(v.buffer)
+            elif v in self._inputs:
+                given.append(buffers[self._inputs[v]])
+            else:
+                region, number = self.plan.memory[v]
+                given.append(buffers[number] if region == "input" else new[number])
+        return given
+
+    def _can_fail(self) -> bool:
+        return any(recipe.failure for recipe in self.recipes)
+
+    def _blame(self) -> None:
+        """Raise the error of the node that has refused a number. Nothing that it would have changed is changed."""
+        if mark := self.driver.take_failure():
+            recipe = self.recipes[mark - 1]
+            assert recipe.failure is not None
+            error, message = recipe.failure
+            failed(self.nodes[mark - 1], error(message))
+
+    def _commit_unless_failed(self) -> None:
+        """Let kernels that write state do nothing once a number was refused: all that can refuse comes before them."""
+        for node, recipe in zip(self.nodes, self.recipes, strict=True):
+            if any(self.plan.memory[y].region == "input" for y in node.outputs):
+                recipe.operations = [
+                    x._replace(entry=x.entry.unless_failed(), arguments=(*x.arguments, Place("failure")))
+                    for x in recipe.operations  # launches: only what is elementwise or reduces may write state so late
+                ]
+
+    def _is_nothing(self, node: Node) -> bool:
+        """Whether a node only gives another shape to what stays where it is."""
+        return node.name == "reshape" and self._home(node.inputs[0]) == self._home(node.outputs[0])
+
+    def _home(self, v: Value) -> Any:
+        return ("input", self._inputs[v]) if v in self._inputs else self.plan.memory.get(v)
+
+
+def _maker(v: Value) -> str:
+    node = getattr(v, "node", None)
+    return f"of {node.name}, {node.source}" if isinstance(node, Node) else v.label

@@ -1,0 +1,98 @@
+"""Eager calls: a recipe is made for each op, specs and attributes, prepared for the device, and issued with buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from needle_core.backend import public_functions
+from needle_core.graph.passes import ELEMENTWISE
+from needle_core.graph.single_ops import programs_of
+from needle_core.op import OPS
+from needle_core.spec import Spec
+from needle_cuda_backend import attention, convolution, index, linalg, loss, normalize, pooling, recurrent, reduce
+from needle_cuda_backend.driver import Driver
+from needle_cuda_backend.issue import prepared
+from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.memory import Buffer
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of
+
+VIEWS: Final = frozenset({"reshape"})
+"""Ops whose result is the memory of their operand."""
+
+
+class CudaKernel:
+    """A kernel of this backend; `recipe` makes that of a call."""
+
+    def __init__(self, name: str, recipe: Callable[[Call], Recipe]) -> None:
+        self.name, self.recipe = name, recipe
+
+    def __call__(self, *buffers: Buffer, **attrs: Any) -> Any:
+        specs = tuple(Spec.of(b.shape, b.dtype, b.memory.driver.device) for b in buffers)
+        output, canonical = OPS[self.name].door(*specs, **attrs)
+        return self.bound(Call(specs, output if isinstance(output, tuple) else (output,), canonical), isinstance(output, tuple))(
+            *buffers
+        )
+
+    def bound(self, call: Call, is_tuple: bool) -> Callable[..., Any]:
+        """The function of buffers for eager calls."""
+        device = call.outputs[0].device
+        driver: Driver = device.backend.driver(device)  # type: ignore[attr-defined]
+        if self.name in VIEWS:
+            shape = call.outputs[0].shape
+            return lambda x: Buffer(x.memory, shape, x.dtype)
+        recipe = self.recipe(call)
+        (operations,) = prepared(driver, [recipe])
+        failure = recipe.failure
+
+        def run(*buffers: Buffer) -> Any:
+            results = tuple([driver.buffer(y.shape, y.dtype) for y in call.outputs])
+            with driver.lock:
+                scratch = driver.space("eager", recipe.scratch).address if recipe.scratch else 0
+
+                def address(place: Place) -> int:
+                    region, number, offset = place
+                    if region == "input":
+                        return buffers[number].address + offset
+                    if region == "output":
+                        return results[number].address + offset
+                    return scratch + offset if region == "scratch" else driver.failure if region == "failure" else 1
+
+                for bind in operations:
+                    bind(address)()
+                if failure is not None and driver.take_failure():
+                    error, message = failure
+                    raise error(message)
+            return results if is_tuple else results[0]
+
+        return run
+
+
+def table() -> dict[str, CudaKernel]:
+    """The kernels of this backend by name of op."""
+    makers: dict[str, Callable[[Call], Recipe]] = {name: _of_programs(name) for name in (*PRIMITIVES, *SINGLE)}
+    for family in (attention, convolution, index, linalg, loss, normalize, pooling, recurrent, reduce):
+        makers |= {name: maker for name, maker in public_functions(family).items() if name in OPS}
+    return {name: CudaKernel(name, maker) for name, maker in makers.items()}
+
+
+PRIMITIVES: Final = tuple(name for name in sorted(ELEMENTWISE) if OPS[name].is_primitive)
+"""Elementwise ops, each an instruction of programs. Composites are taken apart, and their parts fused again."""
+
+SINGLE: Final = (
+    "all", "any", "broadcast_to", "concat", "expand_as", "flip", "iota", "max", "mean", "min", "pad", "permute_dims", "prod",
+    "random_bits", "reshape", "strided_slice", "sum",
+)  # fmt: skip
+"""Other ops that are nothing but programs."""
+
+
+def _of_programs(name: str) -> Callable[[Call], Recipe]:
+    def maker(call: Call) -> Recipe:
+        programs = programs_of(name, call.inputs, call.outputs, call.attrs)
+        assert programs is not None
+        recipe = Recipe()
+        for program in programs:
+            recipe.then(recipe_of(program, call.fixed), inputs_of(len(call.inputs)), outputs_of(1))
+        return recipe
+
+    return maker
