@@ -55,6 +55,8 @@ class Backend(ABC):
 
     Plans make use of it where both have the same spec and nothing reads that operand later.
     """
+    alignment: ClassVar[int] = 64
+    """Bytes, a multiple of 64: plans put values at multiples of it. 64 are a cache line, and the widest vector register."""
     kernels: ClassVar[Sequence[ModuleType]] = ()
     """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
 
@@ -73,6 +75,10 @@ class Backend(ABC):
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
         """A buffer whose values are not yet set."""
+
+    def copy(self, buffer: Buffer, device: Device) -> Buffer:
+        """A new buffer on its device with the same values. A backend that need not go by way of the host should not."""
+        return self.from_numpy(np.array(self.to_numpy(buffer)), device)
 
     def kernel_table(self) -> Mapping[str, Kernel]:
         """The kernels by name of op: the public functions of the modules in `kernels`, unless the backend has others."""

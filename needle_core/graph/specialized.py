@@ -151,7 +151,7 @@ class _Straight:
         self.captured, self.plan, self.tensors, self.overwritten = captured, plan, tensors, overwritten
         self.scope: dict[str, Any] = {
             "run": run, "owns": backend.owns, "getrefcount": getrefcount, "ALONE": ALONE, "tensor_of": tensor_of,
-            "copied": lambda buffer: backend.from_numpy(np.array(backend.to_numpy(buffer)), device),
+            "copied": lambda buffer: backend.copy(buffer, device),
             "NotKept": NotKept, "ENDED": Ended(), "unflatten": tree.unflatten, "structure": captured.structure,
         }  # fmt: skip
         self._outside: dict[int, str] = {}

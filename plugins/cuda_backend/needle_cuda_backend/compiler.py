@@ -13,16 +13,14 @@ from typing import Any
 from needle_core.backend import Executable
 from needle_core.errors import KernelError
 from needle_core.graph.executor import failed
-from needle_core.graph.graph import Constant, Fused, Node, Value
+from needle_core.graph.graph import Constant, Node, Value
 from needle_core.graph.plan import Plan
-from needle_core.graph.program import program_of
 from needle_cuda_backend import debug
+from needle_cuda_backend.body import recipe_of_node
 from needle_cuda_backend.driver import Driver
-from needle_cuda_backend.eager import CudaKernel
-from needle_cuda_backend.issue import Address, Bind, Run, prepared
-from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.issue import Address, Bind, Run, addresses, prepared
 from needle_cuda_backend.memory import Buffer, Memory
-from needle_cuda_backend.recipe import Call, Place, Recipe
+from needle_cuda_backend.recipe import Place
 
 LARGEST = 5
 """Values that the error of a step that needs too much memory names."""
@@ -34,15 +32,6 @@ def compiled(plan: Plan, driver: Driver) -> Executable:
     return Executable(step.run, set(plan.donated.values()), step.profile)
 
 
-def recipe_of_node(node: Node) -> Recipe:
-    """What a node of a plan consists of."""
-    if isinstance(node, Fused):
-        return recipe_of(program_of(node), fixed=True)
-    kernel: Any = node.op.kernel_for(node.spec)
-    assert isinstance(kernel, CudaKernel)
-    return kernel.recipe(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs, fixed=True))
-
-
 class _Step:
     """A plan on a device, with its memory: arena, results, scratch, places for arguments that move."""
 
@@ -51,7 +40,7 @@ class _Step:
         graph = plan.graph
         self._inputs = {v: j for j, v in enumerate(graph.inputs)}
         self.nodes = [node for node in graph.nodes if not self._is_nothing(node)]
-        self.recipes = [recipe_of_node(node) for node in self.nodes]
+        self.recipes = [recipe_of_node(node, fixed=True) for node in self.nodes]
         if any(recipe.failure for recipe in self.recipes):
             self._commit_unless_failed()
         self._results = [k for k, v in enumerate(graph.outputs) if plan.memory.get(v) == ("output", k)]
@@ -89,10 +78,10 @@ class _Step:
     def profile(self, *buffers: Buffer) -> Mapping[Node, float]:
         """The seconds that each node takes, in a run whose results nobody gets."""
         with self.driver.lock:
-            address = self._address([b.address for b in buffers])
             seconds = {}
-            for i, (node, binds) in enumerate(zip(self.nodes, self._operations, strict=True)):
-                runs = [bind(address(i)) for bind in binds]
+            given = [b.address for b in buffers]
+            for node, binds, address in zip(self.nodes, self._operations, self._addresses(given), strict=True):
+                runs = [bind(address) for bind in binds]
                 seconds[node] = self.driver.seconds(lambda runs=runs: [run() for run in runs])  # type: ignore[misc]
             return seconds
 
@@ -108,11 +97,11 @@ class _Step:
                 given[j] = slot.address
         self._key, self._replay = tuple(given), None
 
-    def _address(self, given: Sequence[int]) -> Any:
-        """By number of node, what gives the places of its recipe addresses."""
+    def _addresses(self, given: Sequence[int]) -> list[Address]:
+        """For each node, what gives the places of its recipe addresses."""
         arena, results, scratch = self._memory
 
-        def of_value(v: Value) -> int:
+        def of(v: Value) -> int:
             if v in self._inputs:
                 return given[self._inputs[v]]
             if isinstance(v, Constant):
@@ -122,25 +111,14 @@ class _Step:
                 return arena.address + number
             return given[number] if region == "input" else results[number].address
 
-        def of_node(i: int) -> Address:
-            node = self.nodes[i]
-
-            def address(place: Place) -> int:
-                if place.region == "input":
-                    return of_value(node.inputs[place.number]) + place.offset
-                if place.region == "output":
-                    return of_value(node.outputs[place.number]) + place.offset
-                if place.region == "scratch":
-                    return scratch.address + place.offset
-                return self.driver.failure if place.region == "failure" else 1 + i
-
-            return address
-
-        return of_node
+        return [
+            addresses(self.driver, [*map(of, node.inputs)], [*map(of, node.outputs)], scratch.address, mark)
+            for mark, node in enumerate(self.nodes, 1)
+        ]
 
     def _bound(self, given: Sequence[int]) -> list[Run]:
-        address = self._address(given)
-        return [bind(address(i)) for i, binds in enumerate(self._operations) for bind in binds]
+        by_node = zip(self._addresses(given), self._operations, strict=True)
+        return [bind(address) for address, binds in by_node for bind in binds]
 
     def _issue(self, given: Sequence[int]) -> None:
         """Give the device the operations one by one; when debugging, wait for each."""
@@ -148,10 +126,10 @@ class _Step:
             for run in self._bound(given):
                 run()
             return
-        address = self._address(given)
-        for i, (node, recipe, binds) in enumerate(zip(self.nodes, self.recipes, self._operations, strict=True)):
+        by_node = zip(self.nodes, self.recipes, self._operations, self._addresses(given), strict=True)
+        for node, recipe, binds, address in by_node:
             for operation, bind in zip(recipe.operations, binds, strict=True):
-                debug.watched(self.driver, node, operation, bind(address(i)))
+                debug.watched(self.driver, node, operation, bind(address))
 
     def _allocate(self, arena: int, scratch: int) -> tuple[Memory, dict[int, Memory], Memory]:
         graph = self.plan.graph

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 from needle_core.backend import public_functions
@@ -10,12 +12,11 @@ from needle_core.graph.passes import ELEMENTWISE
 from needle_core.graph.single_ops import programs_of
 from needle_core.op import OPS
 from needle_core.spec import Spec
-from needle_cuda_backend import attention, convolution, index, linalg, loss, normalize, pooling, recurrent, reduce
 from needle_cuda_backend.driver import Driver
-from needle_cuda_backend.issue import prepared
+from needle_cuda_backend.issue import addresses, prepared
 from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.memory import Buffer
-from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of
+from needle_cuda_backend.recipe import Call, Recipe, inputs_of, outputs_of
 
 VIEWS: Final = frozenset({"reshape"})
 """Ops whose result is the memory of their operand."""
@@ -49,15 +50,7 @@ class CudaKernel:
             results = tuple([driver.buffer(y.shape, y.dtype) for y in call.outputs])
             with driver.lock:
                 scratch = driver.space("eager", recipe.scratch).address if recipe.scratch else 0
-
-                def address(place: Place) -> int:
-                    region, number, offset = place
-                    if region == "input":
-                        return buffers[number].address + offset
-                    if region == "output":
-                        return results[number].address + offset
-                    return scratch + offset if region == "scratch" else driver.failure if region == "failure" else 1
-
+                address = addresses(driver, [b.address for b in buffers], [y.address for y in results], scratch)
                 for bind in operations:
                     bind(address)()
                 if failure is not None and driver.take_failure():
@@ -69,10 +62,12 @@ class CudaKernel:
 
 
 def table() -> dict[str, CudaKernel]:
-    """The kernels of this backend by name of op."""
+    """The kernels of this backend by name of op: a family of ops has its makers in the module of its name."""
     makers: dict[str, Callable[[Call], Recipe]] = {name: _of_programs(name) for name in (*PRIMITIVES, *SINGLE)}
-    for family in (attention, convolution, index, linalg, loss, normalize, pooling, recurrent, reduce):
-        makers |= {name: maker for name, maker in public_functions(family).items() if name in OPS}
+    for family in sorted({op.family for op in OPS.values() if op.__module__.startswith("needle_core.ops.")}):
+        if find_spec(f"needle_cuda_backend.{family}"):
+            module = import_module(f"needle_cuda_backend.{family}")
+            makers |= {name: maker for name, maker in public_functions(module).items() if name in OPS}
     return {name: CudaKernel(name, maker) for name, maker in makers.items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from needle_cuda_backend.convolution import CudnnCall
+from needle_cuda_backend.cublaslt import fastest
 from needle_cuda_backend.driver import WORKSPACE, Driver
 from needle_cuda_backend.linalg import MatrixProduct
 from needle_cuda_backend.recipe import Launch, Place, Recipe
@@ -14,6 +15,17 @@ Address: TypeAlias = Callable[[Place], int]
 Run: TypeAlias = Callable[[], None]
 Bind: TypeAlias = Callable[[Address], Run]
 """What gives an operation with addresses to a device."""
+
+
+def addresses(driver: Driver, inputs: Sequence[int], outputs: Sequence[int], scratch: int, mark: int = 1) -> Address:
+    """What gives the places of a recipe addresses."""
+    regions = {"input": inputs, "output": outputs, "scratch": (scratch,), "memory": (0,), "failure": (driver.failure,)}
+
+    def address(place: Place) -> int:
+        region, number, offset = place
+        return mark if region == "mark" else regions[region][number] + offset
+
+    return address
 
 
 def prepared(driver: Driver, recipes: Sequence[Recipe]) -> list[list[Bind]]:
@@ -46,7 +58,7 @@ def _product(driver: Driver, x: MatrixProduct, _: Mapping[str, Any]) -> Bind:
 
         def run() -> None:
             if len(choices) > 1:
-                choices[:] = [library.fastest(choices, lambda choice: driver.seconds(lambda: with_choice(choice)))]
+                choices[:] = [fastest(choices, with_choice, driver.seconds)]
             with_choice(choices[0])
 
         return run

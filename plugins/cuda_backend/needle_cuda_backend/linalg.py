@@ -80,9 +80,10 @@ def product(
         flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
         found = products(tuple(a_shape), tuple(b_shape), dtype=dtype, out=dtype, bias=bias is not None, **flags)
         size = dtype.itemsize
-        recipe.operations += [
-            MatrixProduct(matrices, a.plus(i * size), b.plus(j * size), bias, y.plus(o * size)) for matrices, i, j, o in found
-        ]
+        places = math.gcd(*(place.offset for place in (a, b, y, bias) if place is not None))
+        for matrices, i, j, o in found:
+            aligned = matrices._replace(alignment=math.gcd(matrices.alignment, places))
+            recipe.operations.append(MatrixProduct(aligned, a.plus(i * size), b.plus(j * size), bias, y.plus(o * size)))
     else:
         recipe.operations.append(_integers(a, b, y, a_shape, b_shape, batch, (m, n, k), dtype, transpose_a, transpose_b, fixed))
         if bias is not None:

@@ -16,10 +16,10 @@ from needle_core.spec import DType, Spec
 class Place(NamedTuple):
     """`offset` bytes into operand `number`, or into what the backend provides.
 
-    That is scratch memory, the flag that kernels set when they refuse a number, and what they set it to, which is no address.
+    That is scratch memory, memory whose address is the offset, the flag that kernels set when they refuse a number, and what they set it to, which is no address.
     """
 
-    region: Literal["input", "output", "scratch", "failure", "mark"]
+    region: Literal["input", "output", "scratch", "memory", "failure", "mark"]
     number: int = 0
     offset: int = 0
 
@@ -65,11 +65,15 @@ class Launch(NamedTuple):
 
 @dataclass
 class Recipe:
-    """Operations, one after the other, the bytes of scratch memory that they need, and the error if one refuses a number."""
+    """Operations, one after the other, the bytes of scratch memory that they need, and the error if one refuses a number.
+
+    `kept` are things that must live as long, for memory of theirs is read.
+    """
 
     operations: list[Any] = field(default_factory=list)
     scratch: int = 0
     failure: tuple[type[Exception], str] | None = None
+    kept: list[Any] = field(default_factory=list)
 
     def space(self, nbytes: int) -> Place:
         """Scratch memory that no other operation of the recipe uses."""
@@ -80,16 +84,19 @@ class Recipe:
     def then(self, other: Recipe, inputs: Sequence[Place], outputs: Sequence[Place]) -> None:
         """Append the operations of `other`, whose operands are those places here."""
         base = self.space(other.scratch).offset if other.scratch else 0
+        self.failure = self.failure or other.failure
+        self.kept += other.kept
 
         def moved(x: Place) -> Place:
             if x.region == "scratch":
                 return x.plus(base)
-            if x.region in ("failure", "mark"):
+            if x.region in ("memory", "failure", "mark"):
                 return x
             return (inputs if x.region == "input" else outputs)[x.number].plus(x.offset)
 
         self.operations += [operation_at(x, moved) for x in other.operations]
         self.failure = self.failure or other.failure
+        self.kept += other.kept
 
 
 def operation_at(operation: Any, moved: Callable[[Place], Place]) -> Any:
