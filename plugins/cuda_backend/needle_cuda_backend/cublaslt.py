@@ -235,7 +235,8 @@ class CublasLt:
                 if result.state == 0
             ]
             if status or not choices:
-                raise self._refused(name, status or _NOT_SUPPORTED, matrices, "no algorithm in the workspace")
+                more = "" if status else f", no algorithm in {workspace_bytes} bytes of workspace"
+                raise self._refused(name, status or _NOT_SUPPORTED, matrices, more)
             return choices
         finally:
             self._function("MatmulPreferenceDestroy")(preference)
@@ -321,8 +322,7 @@ class CublasLt:
 
     def _refused(self, name: str, status: int, matrices: Matrices | None, more: str = "") -> KernelError:
         said = self._library.cublasLtGetStatusName(status).decode()
-        summary = f"cublasLt{name}: {said}" + (f", {more}" if more else "")
-        return KernelError(summary, details={} if matrices is None else {"matrices": matrices})
+        return KernelError(f"cublasLt{name}: {said}{more}", details={} if matrices is None else {"matrices": matrices})
 
     def _destroy(self, made: Sequence[tuple[str, ctypes.c_void_p]]) -> None:
         for name, descriptor in made:

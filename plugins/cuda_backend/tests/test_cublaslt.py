@@ -75,8 +75,8 @@ def draw(shape: tuple[int, ...], dtype: DType, seed: int = 0) -> np.ndarray:
 
 def run(lt: CublasLt, choice: Choice, a: np.ndarray, b: np.ndarray, bias: np.ndarray | None, y: np.ndarray) -> None:
     workspace = aligned(np.zeros(WORKSPACE // 8), float64)
-    addresses = [0 if x is None else x.ctypes.data for x in (a, b, bias, y)]
-    lt.run(choice, *addresses, workspace.ctypes.data, WORKSPACE, 0)
+    there = 0 if bias is None else bias.ctypes.data
+    lt.run(choice, a.ctypes.data, b.ctypes.data, there, y.ctypes.data, workspace.ctypes.data, WORKSPACE, 0)
 
 
 def matmul(lt: CublasLt, a: np.ndarray, b: np.ndarray, out: DType, bias: np.ndarray | None = None, **attrs: Any) -> np.ndarray:
@@ -346,10 +346,9 @@ def test_a_workspace_that_is_not_enough_is_an_error(lt: CublasLt, lent: tuple[in
 @pytest.mark.parametrize("operand", range(4))
 def test_a_misaligned_operand_is_an_error_before_the_kernel_faults(lt: CublasLt, operand: int) -> None:
     choice = lt.prepare(PLAIN._replace(bias=True, alignment=32), 0)[0]
-    addresses = [SOMEWHERE] * 4
-    addresses[operand] += 16
+    a, b, bias, y = (SOMEWHERE + (16 if i == operand else 0) for i in range(4))
     with pytest.raises(KernelError, match="not what the algorithm was chosen for"):
-        lt.run(choice, *addresses, 0, 0, 0)
+        lt.run(choice, a, b, bias, y, 0, 0, 0)
 
 
 @pytest.mark.parametrize("expected", [False, True])

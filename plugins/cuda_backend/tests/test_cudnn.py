@@ -69,11 +69,10 @@ def convolution(
     dilation: Any = 1, groups: int = 1, **more: Any,
 ) -> Convolution:  # fmt: skip
     n, *s, c = x
-    each = [
-        v if isinstance(v, tuple) else (v,) * len(s) for v in (stride, before, before if after is None else after, dilation)
-    ]
-    t = [(m + a + b - d * (k - 1) - 1) // e + 1 for m, k, e, a, b, d in zip(s, size, *each, strict=True)]
-    return Convolution(kind, dtype, x, (o, *size, c // groups), (n, *t, o), *each, groups, **more)
+    steps, first, last, apart = (v if isinstance(v, tuple) else (v,) * len(s) for v in (stride, before, after, dilation))
+    each = zip(s, size, steps, first, last, apart, strict=True)
+    t = [(m + a + b - d * (k - 1) - 1) // e + 1 for m, k, e, a, b, d in each]
+    return Convolution(kind, dtype, x, (o, *size, c // groups), (n, *t, o), steps, first, last, apart, groups, **more)
 
 
 def by_definition(x: Convolution, arrays: dict[str, np.ndarray], power: int = 1) -> np.ndarray:
@@ -212,7 +211,8 @@ def test_self_attention_reads_and_writes_parts_side_by_side(dnn: Cudnn, dtype: D
     heads, width = 2, shape[-1] // 3
     x, g = draw(shape, dtype), draw((*shape[:-1], width), dtype, 1)
     y, gradient = aligned(np.full(g.shape, np.nan), dtype), aligned(np.full(shape, np.nan), dtype)
-    expected = attended(*by_heads(x, 3, heads), 0.25, causal, by_heads(g, 1, heads)[0])
+    q, k, v = by_heads(x, 3, heads)
+    expected = attended(q, k, v, 0.25, causal, by_heads(g, 1, heads)[0])
     forward, starts = self_attention(dtype, shape, heads=heads, scale=0.25, causal=causal)
     backward, _ = self_attention(dtype, shape, heads=heads, scale=0.25, causal=causal, backward=True)
     assert starts == (0, width, 2 * width)

@@ -321,9 +321,8 @@ extern "C" {
 const char* needle_last_call() { return last_call.c_str(); }
 
 int cublasLtCreate(void** handle) {
-  if (!handle) return kInvalidValue;
-  *handle = &handle_of_all;
-  return kSuccess;
+  if (handle) *handle = &handle_of_all;
+  return handle ? kSuccess : kInvalidValue;
 }
 
 int cublasLtDestroy(void* handle) { return handle == &handle_of_all ? kSuccess : kNotInitialized; }

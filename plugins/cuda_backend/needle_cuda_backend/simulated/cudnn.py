@@ -35,7 +35,7 @@ _FORMATS = {
 }
 _ALIGNMENT = 16
 _WORKSPACE_BYTES = 1024
-_MOST_COLUMNS = 1 << 22
+_MOST_COLUMNS = 1 << 22  # elements, which stay in the cache
 _handles: dict[int, int] = {}  # the stream of each
 _numbers = itertools.count(1)
 
@@ -281,10 +281,10 @@ class _Windows:
 
     def weight_grad(self, x: Array, g: Array, dim: Ints) -> Array:
         groups, start = x.shape[1] // dim[1], 0
-        rows = _by_group(np.moveaxis(g, 1, -1), groups)
+        rows = np.ascontiguousarray(_by_group(np.moveaxis(g, 1, -1), groups).mT)
         total = np.zeros((groups, dim[0] // groups, math.prod(dim[1:])), np.float32)
         for columns in self._columns(x, dim[2:], g.shape[2:], groups):
-            total += rows[:, start : start + columns.shape[1]].mT @ columns
+            total += rows[:, :, start : start + columns.shape[1]] @ columns
             start += columns.shape[1]
         return np.moveaxis(total.reshape(dim[0], *dim[2:], dim[1]), -1, 1)
 
