@@ -69,15 +69,16 @@ def convolution(
     dilation: Any = 1, groups: int = 1, **more: Any,
 ) -> Convolution:  # fmt: skip
     n, *s, c = x
+    after = before if after is None else after
     steps, first, last, apart = (v if isinstance(v, tuple) else (v,) * len(s) for v in (stride, before, after, dilation))
     each = zip(s, size, steps, first, last, apart, strict=True)
     t = [(m + a + b - d * (k - 1) - 1) // e + 1 for m, k, e, a, b, d in each]
     return Convolution(kind, dtype, x, (o, *size, c // groups), (n, *t, o), steps, first, last, apart, groups, **more)
 
 
-def by_definition(x: Convolution, arrays: dict[str, np.ndarray], power: int = 1) -> np.ndarray:
-    """What the docstring of Convolution says, in float64; with power 0, the sum of the absolute terms."""
-    operands = {k: np.asarray(v, np.float64) if power else abs(np.asarray(v, np.float64)) for k, v in arrays.items()}
+def by_definition(x: Convolution, arrays: dict[str, np.ndarray], absolute: bool = False) -> np.ndarray:
+    """What the docstring of Convolution says, in float64; or the sum of the absolute terms."""
+    operands = {k: abs(v.astype(np.float64)) if absolute else v.astype(np.float64) for k, v in arrays.items()}
     pairs = [(0, 0), *zip(x.before, x.after, strict=True), (0, 0)]
     padded = tuple(n + sum(p) for n, p in zip(x.x, pairs, strict=True))
     image = np.pad(operands["x"], pairs) if "x" in operands else np.zeros(padded)
@@ -127,7 +128,7 @@ def convolved(dnn: Cudnn, x: Convolution) -> None:
     out = aligned(np.full(getattr(x, result), np.nan), x.dtype)
     run(dnn, x, [*arrays.values(), out])
     terms = {"forward": math.prod(x.weight[1:]), "input_grad": math.prod(x.weight[:-1]), "weight_grad": math.prod(x.y[:-1])}
-    agree(out, by_definition(x, arrays), by_definition(x, arrays, 0), terms[x.kind], x.dtype)
+    agree(out, by_definition(x, arrays), by_definition(x, arrays, absolute=True), terms[x.kind], x.dtype)
 
 
 @pytest.mark.parametrize("dtype", UNIT, ids=str)
