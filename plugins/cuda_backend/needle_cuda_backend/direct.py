@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from needle_core.graph.program import Load, Program, Store
@@ -23,14 +24,14 @@ def direct_conv_transpose(call: Call) -> Recipe:
 
 
 def direct_conv_weight_grad(call: Call) -> Recipe:
-    """Samples are cut into chunks, so that there are threads enough; the sums of the chunks are added up."""
+    """Places are cut into chunks, so that there are threads enough; the sums of the chunks are added up."""
     (y, x), weight, recipe = call.inputs, call.outputs[0], Recipe()
     if not weight.size:
         return recipe
     wide = DTYPES["float32"] if x.dtype.itemsize == 2 else x.dtype
-    n = x.shape[0]
-    chunks = max(1, min(BLOCKS * THREADS // weight.size, n))
-    chunk = -(-n // chunks)
+    places = math.prod(y.shape[:-1])
+    chunks = max(1, min(BLOCKS * THREADS // max(weight.size, THREADS), places // 64))
+    chunk = -(-places // chunks)
     parts = recipe.space(chunks * weight.size * wide.itemsize)
     operands: list[Operand] = [*((p, x.dtype) for p in inputs_of(2)), (parts, wide)]
     recipe.operations.append(_launch(call, "direct_conv_weight_grad", operands, x, weight, y, weight.size, chunks, [chunk]))

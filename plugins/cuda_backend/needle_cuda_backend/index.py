@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from needle_core.spec import DType, Spec, dtype
+from needle_core.graph.program import Program, Store
+from needle_core.spec import DTYPES, DType, Spec
+from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.recipe import Call, Numbers, Place, Recipe, computed, inputs_of, stored
 from needle_cuda_backend.templates import BLOCKS, THREADS, Operand, around, blocks_for, is_large, launch_of, pack_width
 
@@ -13,6 +15,8 @@ _TILE: Final = 2048
 """Elements of the result that a block of scatter_add has: kTile."""
 _SORTED: Final = 1024
 """Elements that a block of argsort sorts: kSorted."""
+_READ: Final = 2**24
+"""Indices that all tiles together may read: about as long as it takes to sort them."""
 
 
 def take(call: Call) -> Recipe:
@@ -54,13 +58,16 @@ def embedding_grad(call: Call) -> Recipe:
 
 
 def _scattered(call: Call, places: list[Place], y: Spec, index: Spec, axis: int, from_zero: bool = False) -> Recipe:
-    """Where there are few tiles, the indices are split into chunks, as many as the shapes tell."""
+    """By tiles of the result, each of which reads all indices; where there are few, these are split into chunks."""
     outer, size, inner = around(y.shape, axis)
     recipe = _indexing(index, axis, size)
     if not y.size:
         return recipe
     columns = next(n for n in (1, 4, 16, 64, 128) if n >= inner or n == 128)
     tiles = outer * -(-size // (_TILE // columns)) * -(-inner // columns)
+    if tiles * index.size > _READ:
+        _sorted(recipe, call, places, y, index, (outer, size, inner), from_zero)
+        return recipe
     chunks = max(1, min(BLOCKS // tiles, index.size // 512))
     accumulated = computed(y.dtype)
     parts = recipe.space(chunks * y.size * (8 if y.dtype.itemsize == 8 else 4)) if chunks > 1 else None
@@ -84,6 +91,35 @@ def _scattered(call: Call, places: list[Place], y: Spec, index: Spec, axis: int,
     return recipe
 
 
+def _sorted(
+    recipe: Recipe, call: Call, places: list[Place], y: Spec, index: Spec, sizes: tuple[int, int, int], from_zero: bool
+) -> None:
+    """Append a scattering into a large table, which finds what belongs to a row in the order of the sorted indices."""
+    (outer, size, inner), count, int64 = sizes, index.size, DTYPES["int64"]
+    large = is_large(y.size, outer * count * inner)
+    kind = int64 if large else DTYPES["int32"]
+    x, indices, updates = places
+    named, order, starts = recipe.space(8 * count), recipe.space(8 * count), recipe.space(kind.itemsize * size)
+    recipe.operations.append(
+        launch_of(
+            call, "name_places", "index", [(indices, index.dtype), (named, int64)], [size, count], blocks_for(count),
+            types=[stored(index.dtype)], is_large=large, can_fail=True,
+        )
+    )  # fmt: skip
+    line = index.like(shape=(count,), dtype=int64)
+    recipe.then(argsort(Call((line,), (line,), {"axis": 0, "descending": False}, call.fixed)), [named], [order])
+    none = Program((size,), (), ((-1, kind),), (), (Store(0, 0, kind),))
+    recipe.then(recipe_of(none, call.fixed), [], [starts])
+    ordered: list[Operand] = [(named, int64), (order, int64), (starts, kind)]
+    recipe.operations += [
+        launch_of(call, "find_starts", "index", ordered, [count], blocks_for(count), is_large=large),
+        launch_of(
+            call, "scatter_sorted", "index", [(x, y.dtype), *ordered, (updates, y.dtype), (Place("output"), y.dtype)],
+            [*sizes, count], blocks_for(y.size), types=[stored(y.dtype), str(from_zero).lower()], is_large=large,
+        ),
+    ]  # fmt: skip
+
+
 def argsort(call: Call) -> Recipe:
     """Blocks sort what fits into their memory; runs are then merged, by one kernel for all passes, between two places."""
     x, recipe = call.inputs[0], Recipe()
@@ -93,7 +129,7 @@ def argsort(call: Call) -> Recipe:
     passes = max(0, (-(-size // _SORTED) - 1).bit_length())
     homes = [Place("output"), recipe.space(8 * x.size) if passes else Place("output")]
     here, lines = passes % 2, outer * inner
-    int64, kind, more = dtype("int64"), [stored(x.dtype)], [str(call.attrs["descending"]).lower()]
+    int64, kind, more = DTYPES["int64"], [stored(x.dtype)], [str(call.attrs["descending"]).lower()]
     threads = min(THREADS, -(-size // 32) * 32)
     recipe.operations.append(
         launch_of(

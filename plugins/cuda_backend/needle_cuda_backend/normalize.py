@@ -81,7 +81,7 @@ def layer_norm(call: Call) -> Recipe:
 
 
 def layer_norm_grad(call: Call) -> Recipe:
-    """So many groups of threads have rows and sums for weight and bias of their own; another kernel adds up these."""
+    """Groups of threads have rows and sums for weight and bias of their own; another kernel adds up these."""
     x, weight = call.inputs[1:]
     rows, n, recipe, dtype = _rows(x, weight), weight.size, Recipe(), x.dtype
     if not n:
@@ -91,20 +91,21 @@ def layer_norm_grad(call: Call) -> Recipe:
     blocks = min(BLOCKS * max(1, THREADS // lanes) // block[1], -(-rows // block[1]) or 1)
     groups = blocks * block[1]
     wide = DTYPES["float32"] if dtype.itemsize == 2 else dtype
-    sums = recipe.space(groups * 2 * n * wide.itemsize)
+    parts = blocks if held else groups
+    sums = recipe.space(parts * 2 * n * wide.itemsize)
     g, x_place, w = inputs_of(3)
     dx, by_weight, by_bias = outputs_of(3)
     operands: list[Any] = [(g, dtype), (x_place, dtype), (w, dtype), (dx, dtype), (sums, wide)]
     recipe.operations.append(
         launch_of(
             call, "layer_norm_grad", "normalize", operands, [rows, n, groups], (blocks, 1, 1), block,
-            types=[stored(dtype), lanes, width, held], more=_eps(call), is_large=is_large(x.size, groups * 2 * n),
+            types=[stored(dtype), lanes, width, held], more=_eps(call), is_large=is_large(x.size, parts * 2 * n),
             has_barriers=True,
         )
     )  # fmt: skip
     loads = tuple(Load(0, wide, (2 * n, 1), offset) for offset in (0, n))
     stores = tuple(Store(i, i, dtype, "sum", (0,)) for i in range(2))
-    total = Program((groups, n), loads, (), (), stores)
+    total = Program((parts, n), loads, (), (), stores)
     recipe.then(recipe_of(total, call.fixed), [sums], [by_weight, by_bias])
     return recipe
 

@@ -56,6 +56,7 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(index.embedding, (_labels(64, 256), (10000, 384)), {}, ANY),
         Sample(index.scatter_add, ((100, 50, 7), _labels(640, kind="int32"), (100, 640, 7)), {"axis": 1}, ANY),
         Sample(index.embedding_grad, ((64, 256, 384), _labels(64, 256)), {"count": 65}, FLOATS),
+        Sample(index.embedding_grad, ((64, 256, 768), _labels(64, 256, kind="int32")), {"count": 50257}, FLOATS),
         Sample(index.argsort, ((64, 5000),), {}, ANY),
     ],
     "reduce": [

@@ -62,11 +62,16 @@ def test_convolution_and_its_gradients(simulated: Any, case: Any, dtype: str, fi
         np.testing.assert_allclose(y.astype(np.float64), z, rtol=8 * EPS[dtype], atol=atol)
 
 
-def test_the_gradient_for_weight_of_many_samples(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    """Chunks of several samples, the last one shorter."""
-    monkeypatch.setattr("needle_cuda_backend.direct.BLOCKS", 1)
-    x, g = (RNG.integers(-2, 3, shape).astype(np.float32) for shape in ((70, 5, 1), (70, 4, 40)))
+def test_the_gradient_for_weight_of_many_places(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    """Three chunks, the last one shorter."""
+    monkeypatch.setattr("needle_cuda_backend.direct.BLOCKS", 3)
+    x, g = (RNG.integers(-2, 3, shape).astype(np.float32) for shape in ((55, 5, 1), (55, 4, 40)))
     one = case(direct_conv_weight_grad, [g, x], {"size": 2}, op="conv_weight_grad", fixed=True)
     ((y,),) = simulated.results([one])
     expected = [np.einsum("nto,ntc->oc", g, x[:, k : k + 4]) for k in range(2)]
     np.testing.assert_array_equal(y, np.stack(expected, 1))
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.direct.is_large", lambda *_: True)
+    test_convolution_and_its_gradients(simulated, case, "float32", True)

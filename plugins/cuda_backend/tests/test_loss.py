@@ -37,7 +37,7 @@ def test_cross_entropy_and_its_gradient(simulated: Any, case: Any, dtype: str, r
         losses = -np.log(np.take_along_axis(share, named[..., None], -1))[..., 0]
         loss = losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
         scale = g.astype(np.float64)[..., None] / (losses.size if reduction == "mean" else 1)
-        dx = (share - np.eye(n)[named]) * scale
+        dx = (share - (named[..., None] == np.arange(n))) * scale
         attrs = {"reduction": reduction}
         y_shape = loss.shape
         cases += [
@@ -65,3 +65,8 @@ def test_labels_out_of_bounds_are_refused(simulated: Any, case: Any, bad: int) -
     for one in (case(cross_entropy, [x, labels], {}), case(cross_entropy_grad, [np.float32(1), x, labels], {}, fixed=True)):
         with pytest.raises(IndexError, match="a label is out of bounds for 3 classes"):
             list(simulated.results([one]))
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.loss.is_large", lambda *_: True)
+    test_cross_entropy_and_its_gradient(simulated, case, "float32", "mean", True)

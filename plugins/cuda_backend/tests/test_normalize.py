@@ -91,3 +91,9 @@ def test_sums_of_layer_norm_grad_do_not_vary(simulated: Any, case: Any) -> None:
     g, x, weight = _normal((700, 64), "float32"), _normal((700, 64), "float32"), _normal((64,), "float32")
     one, two = simulated.results([case(layer_norm_grad, [g, x, weight], {}, fixed=True)] * 2)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True))
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.normalize.is_large", lambda *_: True)
+    test_softmax_over_any_axes(simulated, case, "float32", True)
+    test_layer_norm_and_its_gradients(simulated, case, monkeypatch, "float32", False)

@@ -86,3 +86,8 @@ def test_nan_is_the_greatest_and_spreads_in_the_gradient(simulated: Any, case: A
         z, by_max, _, _ = _expected(x.astype(np.float64), g.astype(np.float64), canonical, True)
     np.testing.assert_array_equal(y, z)
     np.testing.assert_array_equal(dx, by_max)
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.pooling.is_large", lambda *_: True)
+    test_pooling_and_its_gradients(simulated, case, "float32", True)

@@ -50,3 +50,8 @@ def test_states_and_their_gradients(simulated: Any, case: Any, network: Any, rev
         for y, z in zip(ys, zs, strict=True):
             scale = max(1.0, float(np.abs(z).max(initial=0)))
             np.testing.assert_allclose(y.astype(np.float64), z, rtol=0, atol=32 * scale * EPS[dtype])
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.recurrent.is_large", lambda *_: True)
+    test_states_and_their_gradients(simulated, case, lstm, False, "float32")

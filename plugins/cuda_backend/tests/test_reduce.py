@@ -38,3 +38,8 @@ def test_integers_wrap(simulated: Any, case: Any) -> None:
     x = np.full(40, 2**62)
     ((y,),) = simulated.results([case(cumsum, [x], {"axis": 0})])
     np.testing.assert_array_equal(y, np.cumsum(x))
+
+
+def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("needle_cuda_backend.reduce.is_large", lambda *_: True)
+    test_cumsum_of_lines_near_and_far(simulated, case, "float32", False)

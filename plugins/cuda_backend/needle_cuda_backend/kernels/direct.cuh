@@ -36,7 +36,7 @@ __device__ inline void direct_conv_transpose(const T* y, const T* weight, T* x, 
   store(x + i, sum);
 }
 
-// What a chunk of the samples adds to the gradient for weight: `parts` (chunks, o, *k, each).
+// What a chunk of all places adds to the gradient for weight: `parts` (chunks, o, *k, each).
 template <class Index, class T, class V>
 __device__ inline void direct_conv_weight_grad(const T* g, const T* x, wide<T>* parts, Index n, Index chunk, Index c, Index o,
                                                Index groups, V windows) {
@@ -44,9 +44,9 @@ __device__ inline void direct_conv_weight_grad(const T* g, const T* x, wide<T>* 
   const Index count = o * elements * each;
   if (i >= count) return;
   const Index channel = i / each / elements, from = channel / (o / groups) * each + i % each, places = windows.places();
-  const Index first = Index(blockIdx.y) * chunk, stop = first + chunk < n ? first + chunk : n;
+  const Index first = Index(blockIdx.y) * chunk, last = n * places, stop = first + chunk < last ? first + chunk : last;
   wide<T> sum = 0;
-  for (Index row = first * places; row < stop * places; ++row) {
+  for (Index row = first; row < stop; ++row) {
     const Index at = windows.place_of(row % places, i / each % elements);
     if (at >= 0) sum += load(g + row * o + channel) * load(x + (row / places * windows.image() + at) * c + from);
   }

@@ -104,6 +104,49 @@ __device__ inline void combine(const A* parts, T* y, Index n, Index chunks) {
   store(y + i, sum);
 }
 
+// The same in another way, for large tables: the places that indices name are sorted, and `starts` says where those of each row
+// of y begin in their order; -1 where none does.
+template <class Index, class I>
+__device__ inline void name_places(const I* indices, int64* places, Index size, Index count, Failure failure) {
+  const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) places[i] = place_of(indices[i], size, failure);
+}
+
+template <class Index>
+__device__ inline void find_starts(const int64* places, const int64* order, Index* starts, Index count) {
+  const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const int64 place = places[order[i]];
+  if (i == 0 || places[order[i - 1]] != place) starts[place] = i;
+}
+
+template <class Index, class T, bool FROM_ZERO>
+__device__ inline void scatter_sorted(const T* x, const int64* places, const int64* order, const Index* starts,
+                                      const T* updates, T* y, Index outer, Index size, Index inner, Index count) {
+  using A = wide<T>;
+  constexpr int kAhead = 8;
+  const Index at = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (at >= outer * size * inner) return;
+  const Index row = at / inner % size, start = starts[row];
+  A sum = FROM_ZERO ? A(0) : load(x + at);
+  const T* from = updates + at / inner / size * count * inner + at % inner;
+  bool more = start >= 0;
+  for (Index i = start; more; i += kAhead) {
+    A values[kAhead] = {};
+    bool mine[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const Index place = i + k < count ? Index(order[i + k]) : 0;
+      mine[k] = i + k < count && places[place] == row;
+      if (mine[k]) values[k] = load(from + place * inner);
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) sum = mine[k] ? do_add(sum, values[k]) : sum;
+    more = mine[kAhead - 1];
+  }
+  store(y + at, sum);
+}
+
 // -- sorting -----------------------------------------------------------------------------------------------------------------
 
 template <class A>

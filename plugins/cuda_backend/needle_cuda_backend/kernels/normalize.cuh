@@ -88,8 +88,17 @@ __device__ inline void layer_norm(const T* x, const T* weight, const T* bias, T*
   });
 }
 
-// The threads with one threadIdx.y are a group, and go through rows that are `groups` apart. As a thread always has the same
-// columns, it adds up what weight and bias get there: in registers if these hold rows, else in `sums` (groups, 2, n).
+// Adds up values of the threads with one threadIdx.x in blocks of 32 by 8, for the first of them.
+template <bool ARE_WARPS, class A, int W>
+__device__ inline void over_warps(A (&values)[W]) {
+  if constexpr (ARE_WARPS) {
+    for (A& x : values) x = over_strips<Sum>(x);
+  }
+}
+
+// A block's 8 warps, or the whole of it, go through rows that are `groups` apart. As a thread always has the same columns, it
+// adds up what weight and bias get there. If registers hold rows, they hold these sums too, and `sums` has (2, n) for each
+// block; else they are added up there, where each group has (2, n).
 template <class Index, class T, int LANES, int W, int HELD>
 __device__ inline void layer_norm_grad(const T* g, const T* x, const T* weight, T* dx, wide<T>* sums, Index rows, Index n,
                                        Index groups, double eps) {
@@ -135,10 +144,12 @@ __device__ inline void layer_norm_grad(const T* g, const T* x, const T* weight, 
     });
   }
   if constexpr (kHeld) {
+    by_weight = sums + Index(blockIdx.x) * 2 * n, by_bias = by_weight + n;
 #pragma unroll
     for (int p = 0; p < HELD; ++p) {
       const Index i = (Index(threadIdx.x) + p * LANES) * W;
-      if (i >= n) continue;
+      for (int m = 0; m < 2; ++m) over_warps<LANES == 32>(own[m][p]);
+      if (i >= n || threadIdx.y) continue;
       store_wide(by_weight + i, own[0][p]);
       store_wide(by_bias + i, own[1][p]);
     }
