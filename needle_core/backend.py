@@ -48,6 +48,8 @@ class Backend(ABC):
     """Buffers are NumPy arrays, so that host code may compute on them in place. Only such a backend becomes the default."""
     priority: ClassVar[int] = 0
     """The host backend with the highest priority is the default device."""
+    can_be_simulated: ClassVar[bool] = False
+    """Where the environment has NEEDLE_<NAME>_SIMULATED=1 when it is opened, its device is one that the host simulates."""
     plans_eagerly: ClassVar[bool] = False
     """Eager calls of many kernels, bodies of composites and steps of optimizers, are run as plans when they come again."""
     writes_over: ClassVar[Mapping[str, int]] = MappingProxyType({})

@@ -27,6 +27,7 @@ class CudaBackend(Backend):
     """The GPUs of NVIDIA's in this machine, or one that is simulated."""
 
     name = "cuda"
+    can_be_simulated = True
     alignment = 256
 
     def __init__(self) -> None:

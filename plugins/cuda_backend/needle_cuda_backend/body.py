@@ -35,7 +35,9 @@ def recipe_of_body(name: str, call: Call) -> Recipe:
         if isinstance(v, Constant):
             return Place("memory", 0, v.buffer.address)
         region, number = plan.memory[v]
-        return arena.plus(number) if region == "arena" else Place("output", results[number])
+        if region == "arena":
+            return arena.plus(number)
+        return Place("input", number) if region == "input" else Place("output", results[number])
 
     for node in plan.graph.nodes:
         given, made = [place(v) for v in node.inputs], [place(y) for y in node.outputs]

@@ -89,7 +89,10 @@ def _library(name: str, package: str) -> ctypes.CDLL:
     try:
         found = load_nvidia_dynamic_lib(name)
     except Exception as cause:
-        raise DeviceUnavailableError(f"the library {name} of CUDA cannot be loaded: {cause}", hint=f"{EXTRA}, or pip install {package}") from cause
+        why = str(cause).partition("\n")[0]
+        raise DeviceUnavailableError(
+            f"the library {name} of CUDA cannot be loaded: {why}", hint=f"{EXTRA}, or pip install {package}"
+        ) from cause
     if found.abs_path is None:
         raise DeviceUnavailableError(f"the library {name} of CUDA has no path", hint=EXTRA)
     return ctypes.CDLL(found.abs_path)

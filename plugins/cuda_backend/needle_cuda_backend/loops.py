@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from needle_core.graph.program import Instruction, Program, Store, row_major
-from needle_core.spec import DType
+from needle_core.spec import DType, bool_, float32, float64, int32, int64, uint8
 from needle_cuda_backend.recipe import Entry, Launch, Numbers, Place, Recipe, computed, stored
 
 THREADS: Final = 256
@@ -38,7 +38,9 @@ def recipe_of(program: Program, fixed: bool) -> Recipe:
             groups.setdefault(y.axes, []).append(y)
     if not groups:
         if math.prod(program.shape):
-            recipe.operations.append(_map(program, plain, fixed))
+            moves = not program.instructions and not program.numbers
+            program = _of_bits(program) if moves else program
+            recipe.operations.append(_map(program, program.stores, fixed))
         return recipe
     for i, (axes, stores) in enumerate(groups.items()):  # the last one writes what may lie over operands
         _reduce(recipe, program, axes, [*stores, *(plain if i == len(groups) - 1 else ())], fixed)
@@ -58,7 +60,8 @@ class _Ref:
 class _Body:
     """The code of one element, or of `width` elements that follow each other along the last axis.
 
-    `groups` are the axes that have a counter in common; each becomes as few axes as the steps of all operands allow.
+    `groups` are the axes that have a counter in common; each becomes as few axes as the steps of all operands allow. Where sizes
+    are no numbers in the source, groups are of one axis, of four or of more, so that few sources serve all shapes.
     """
 
     def __init__(self, program: Program, stores: Sequence[Store], groups: Sequence[Sequence[int]], number: Numbers) -> None:
@@ -69,6 +72,8 @@ class _Body:
         whole = row_major(program.shape)
         steps = [x.steps for x in loads] + [whole if y.steps is None else y.steps for y in self.written]
         merged = [_merged(program.shape, axes, steps) for axes in groups]
+        if not number.fixed:
+            merged = [_padded(sizes, by_ref) for sizes, by_ref in merged]
         self.sizes = [sizes for sizes, _ in merged]
         at = [[s for _, by_ref in merged for s in by_ref[i]] for i in range(len(steps))]
         self.loads = {
@@ -130,41 +135,42 @@ class _Body:
             rest = f"rest{first + k}"
         return [*lines, *([f"const Index i{first} = {rest};"] if sizes else [])]
 
-    def _address(self, ref: _Ref) -> str:
+    def _address(self, ref: _Ref, element: str = "") -> str:
+        """Where an operand is, `element` places on along the last axis."""
+        if not self.number.fixed:
+            return " + ".join([ref.name, *(f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps)), self.number(ref.offset)])
         terms = [f"i{k}" if s == 1 else f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps) if s]
-        if ref.offset:
-            terms.append(self.number(ref.offset))
-        return " + ".join([ref.name, *terms])
+        if element and ref.steps[-1]:
+            terms.append(element if ref.steps[-1] == 1 else f"{self.number(ref.steps[-1])} * {element}")
+        return " + ".join([ref.name, *terms, *([self.number(ref.offset)] if ref.offset else [])])
 
     def element(self, linear: str, reduced: Sequence[str]) -> list[str]:
         """Load, compute, reduce and store; `reduced` has a line for each reduced store, with {} for its value."""
+        reductions = zip(reduced, (y for y in self.stores if y.reduction), strict=True)
+        added = [line.format(f"r{y.register}") for line, y in reductions]
+        targets = list(zip(self.written, self.targets, strict=True))
+        if self.width == 1:
+            lines = [f"const {computed(r.dtype)} r{i} = load({self._address(r)});" for i, r in self.loads.items()]
+            lines += self._computed(linear)
+            return [*lines, *(f"store({self._address(r)}, r{y.register});" for y, r in targets), *added]
         before, inside, after = [], [], []
-        varies = bool(self.sizes[-1])
         for i, r in self.loads.items():
-            step = r.steps[-1] if varies and r.steps else 0
-            kind = computed(r.dtype)
-            if step == 0:
-                before.append(f"const {kind} r{i} = load({self._address(r)});")
-            elif step == 1 and self.width > 1:
+            kind, step = computed(r.dtype), r.steps[-1]
+            if step == 1:
                 before.append(f"const auto p{i} = load_pack<{self.width}>({self._address(r)});")
                 inside.append(f"const {kind} r{i} = load(p{i}.at + v);")
             else:
-                before.append(f"const {stored(r.dtype)}* p{i} = {self._address(r)};")
-                inside.append(f"const {kind} r{i} = load(p{i} + v{'' if step == 1 else f' * {self.number(step)}'});")
-        inside += self._computed(linear)
-        for k, (y, r) in enumerate(zip(self.written, self.targets, strict=True)):
-            step = r.steps[-1] if varies and r.steps else 0
-            if step == 1 and self.width > 1:
+                (inside if step else before).append(f"const {kind} r{i} = load({self._address(r, 'v')});")
+        inside += self._computed(f"{linear} + v")
+        for k, (y, r) in enumerate(targets):
+            if r.steps[-1] == 1:
                 before.append(f"Pack<{stored(r.dtype)}, {self.width}> q{k};")
                 inside.append(f"store(q{k}.at + v, r{y.register});")
                 after.append(f"store_pack({self._address(r)}, q{k});")
             else:
-                before.append(f"{stored(r.dtype)}* q{k} = {self._address(r)};")
-                inside.append(f"store(q{k} + v{'' if step == 1 else f' * {self.number(step)}'}, r{y.register});")
-        for line, y in zip(reduced, (y for y in self.stores if y.reduction), strict=True):
-            inside.append(line.format(f"r{y.register}"))
-        loop = f"for (int v = 0; v < {self.width}; ++v) {{" if self.width > 1 else "{ const int v = 0; (void)v;"
-        return [*before, *(["#pragma unroll"] if self.width > 1 else []), loop, *(f"  {x}" for x in inside), "}", *after]
+                inside.append(f"store({self._address(r, 'v')}, r{y.register});")
+        loop = f"for (int v = 0; v < {self.width}; ++v) {{"
+        return [*before, "#pragma unroll", loop, *(f"  {line}" for line in (*inside, *added)), "}", *after]
 
     def _computed(self, linear: str) -> list[str]:
         program = self.program
@@ -180,9 +186,9 @@ class _Body:
             if x.op == "astype":
                 call = f"do_astype<{kind}>({operands})"
             elif x.op == "iota":
-                call = f"int64({linear} + v)"
+                call = f"int64({linear})"
             elif x.op == "random_bits":
-                call = f"do_random_bits({operands}, {linear} + v)"
+                call = f"do_random_bits({operands}, {linear})"
             elif x.op == "pow" and not x.dtype.is_floating:
                 call = f"do_pow({operands}, Failure{{flag, int(mark)}})"
             else:
@@ -193,13 +199,22 @@ class _Body:
         return lines
 
 
+def _of_bits(program: Program) -> Program:
+    """A program that only moves elements, as one of integers of their size: one kernel serves several dtypes."""
+    loads = tuple(replace(x, dtype=_BITS.get(x.dtype, x.dtype)) for x in program.loads)
+    return replace(program, loads=loads, stores=tuple(replace(y, dtype=_BITS.get(y.dtype, y.dtype)) for y in program.stores))
+
+
+_BITS: Final = {bool_: uint8, float32: int32, float64: int64}
+
+
 def _map(program: Program, stores: Sequence[Store], fixed: bool) -> Launch:
     number = Numbers(fixed)
     body = _Body(program, stores, [range(len(program.shape))], number)
     n = math.prod(program.shape)
     lines = [
         f"using Index = {body.index};",
-        f"const Index i = (Index(blockIdx.x) * {THREADS} + threadIdx.x) * {body.width};",
+        f"const Index i = (Index(blockIdx.x) * {THREADS} + threadIdx.x){f' * {body.width}' if body.width > 1 else ''};",
         f"if (i >= {number(n)}) return;",
         *body.counters(0, "i"),
         *body.element("i", []),
@@ -385,6 +400,12 @@ def _merged(
             for r, s in zip(by_ref, steps, strict=True):
                 r.append(s[axis])
     return sizes, by_ref
+
+
+def _padded(sizes: list[int], by_ref: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The same with axes of size 1 in front."""
+    missing = next(n for n in (1, 4, 8, 64) if n >= len(sizes)) - len(sizes)
+    return [1] * missing + sizes, [[0] * missing + steps for steps in by_ref]
 
 
 def _needed(program: Program, stores: Sequence[Store]) -> set[int]:

@@ -135,7 +135,7 @@ def outputs_of(n: int) -> list[Place]:
 
 
 class Numbers:
-    """Sizes in a source: as they are if fixed, else as parameters of the kernel, except for 0 and 1, which shape the code."""
+    """Sizes in a source: as they are if fixed, else as parameters of the kernel."""
 
     def __init__(self, fixed: bool) -> None:
         self.fixed = fixed
@@ -143,7 +143,7 @@ class Numbers:
         self.arguments: list[int] = []
 
     def __call__(self, n: int) -> str:
-        if self.fixed or n in (0, 1):
+        if self.fixed:
             return str(n) if abs(n) < 2**31 else f"{n}LL"
         self.parameters.append(f"int64 n{len(self.arguments)}")
         self.arguments.append(n)

@@ -81,7 +81,7 @@ def host_library(source: str) -> Path:
     def make(path: Path) -> None:
         written = path.with_suffix(".cc")
         written.write_text(source)
-        _compile([f"-I{_precompiled().parent}", *_HOST, "-shared", str(written)], path)
+        _compile([f"-I{_precompiled().parent}", *_HOST, "-shared", "-nostdlib", str(written)], path)
 
     return _kept([source, *_headers()], "kernels.so", make)
 

@@ -1,6 +1,8 @@
 // Runs the threads of a block as fibers: each goes on until it comes to a barrier or a shuffle, or ends.
 #include <ucontext.h>
 
+#include <algorithm>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -16,20 +18,23 @@ thread_local Dim threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
 
-constexpr int kWarp = 32, kStack = 1 << 16;
+constexpr unsigned kWarp = 32;
+constexpr int kStack = 1 << 16;
 
 enum class State { Ready, AtBarrier, AtShuffle, Done };
 
 struct Fiber {
-  ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStack]};
+  std::jmp_buf place{};  // where it goes on
+  bool has_begun = false;
   State state = State::Ready;
-  Dim index{};
-  unsigned long long bits = 0;  // what it gives to a shuffle
+  unsigned number = 0;
+  unsigned turn = 0;                 // of shuffles: a lane is at most one ahead of another
+  unsigned long long bits[2] = {};   // what it gives to the shuffle of a turn
 };
 
 struct Block {
-  ucontext_t scheduler;
+  std::jmp_buf scheduler{};
   std::vector<std::unique_ptr<Fiber>> fibers;
   Fiber* current = nullptr;
   unsigned size = 0;
@@ -45,57 +50,67 @@ thread_local Block block;
   std::abort();
 }
 
-void begin() {
-  block.thread(block.closure);
-  block.current->state = State::Done;
-  swapcontext(&block.current->context, &block.scheduler);
-}
-
+// Back to the scheduler. Contexts only begin fibers: to change between them they would make two calls of the system each time.
 void wait(State state) {
-  block.current->state = state;
-  swapcontext(&block.current->context, &block.scheduler);
+  Fiber* self = block.current;
+  self->state = state;
+  if (!_setjmp(self->place)) _longjmp(block.scheduler, 1);
 }
 
-// Let those go on that have all come: a warp's lanes at a shuffle, all that are alive at a barrier.
+// A fiber runs one thread after another, of one block after another.
+void run_threads() {
+  for (;;) {
+    block.thread(block.closure);
+    wait(State::Done);
+  }
+}
+
+void resume(Fiber& fiber) {
+  if (_setjmp(block.scheduler)) return;
+  block.current = &fiber;
+  if (fiber.has_begun) _longjmp(fiber.place, 1);
+  fiber.has_begun = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStack;
+  context.uc_link = nullptr;
+  makecontext(&context, run_threads, 0);
+  setcontext(&context);
+}
+
+// Let those go on that have all come: the lanes of a warp at a shuffle; else all that are alive, at a barrier.
 void release() {
+  bool released = false;
   for (unsigned first = 0; first < block.size; first += kWarp) {
-    unsigned end = first + kWarp < block.size ? first + kWarp : block.size, at_shuffle = 0;
+    unsigned end = std::min(first + kWarp, block.size), at_shuffle = 0;
     for (unsigned i = first; i < end; ++i) at_shuffle += block.fibers[i]->state == State::AtShuffle;
     if (at_shuffle == 0) continue;
     if (at_shuffle < end - first) stop("a shuffle that not all lanes of a warp reach");
     for (unsigned i = first; i < end; ++i) block.fibers[i]->state = State::Ready;
-    return;
+    released = true;
   }
-  bool waiting = false;
-  for (unsigned i = 0; i < block.size; ++i) {
-    if (block.fibers[i]->state == State::AtBarrier) block.fibers[i]->state = State::Ready, waiting = true;
+  for (unsigned i = 0; !released && i < block.size; ++i) {
+    if (block.fibers[i]->state == State::AtBarrier) block.fibers[i]->state = State::Ready;
   }
-  (void)waiting;
 }
 
 Dim index_of(unsigned i) { return {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)}; }
 
 void run_fibers() {
-  while (block.fibers.size() < block.size) block.fibers.push_back(std::make_unique<Fiber>());
-  for (unsigned i = 0; i < block.size; ++i) {
-    Fiber& fiber = *block.fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    fiber.state = State::Ready;
-    fiber.index = index_of(i);
-    makecontext(&fiber.context, begin, 0);
+  while (block.fibers.size() < block.size) {
+    block.fibers.push_back(std::make_unique<Fiber>());
+    block.fibers.back()->number = static_cast<unsigned>(block.fibers.size()) - 1;
   }
+  for (unsigned i = 0; i < block.size; ++i) block.fibers[i]->state = State::Ready, block.fibers[i]->turn = 0;
   for (unsigned alive = block.size; alive > 0;) {
     bool ran = false;
     for (unsigned i = 0; i < block.size; ++i) {
       Fiber& fiber = *block.fibers[i];
       if (fiber.state != State::Ready) continue;
       ran = true;
-      block.current = &fiber;
-      threadIdx = fiber.index;
-      swapcontext(&block.scheduler, &fiber.context);
+      threadIdx = index_of(i);
+      resume(fiber);
       alive -= fiber.state == State::Done;
     }
     if (!ran && alive > 0) release();
@@ -110,12 +125,10 @@ void simulator_barrier() { wait(State::AtBarrier); }
 
 unsigned long long simulator_exchange(unsigned long long bits, int lane) {
   Fiber* self = block.current;
-  self->bits = bits;
+  unsigned turn = self->turn++ % 2;
+  self->bits[turn] = bits;
   wait(State::AtShuffle);
-  unsigned me = self->index.x + blockDim.x * (self->index.y + blockDim.y * self->index.z);
-  unsigned long long result = block.fibers[me / kWarp * kWarp + lane]->bits;
-  wait(State::AtShuffle);  // until all have read
-  return result;
+  return block.fibers[self->number / kWarp * kWarp + lane]->bits[turn];
 }
 
 // `launch` is the grid's three sizes, then the block's.
