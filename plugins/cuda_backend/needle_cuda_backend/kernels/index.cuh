@@ -60,7 +60,7 @@ __device__ inline void scatter_add(const T* x, const I* indices, const T* update
       mine[k] = row >= 0 && row < kRows ? int(row) : -1;
       found += mine[k] >= 0;
     }
-    int next = sum_before(found, &listed);
+    int next = sum_before(found, &listed);  // waits until the list before has been read
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
       if (mine[k] < 0) continue;
@@ -86,7 +86,6 @@ __device__ inline void scatter_add(const T* x, const I* indices, const T* update
         }
       }
     }
-    __syncthreads();
   }
   y += Index(blockIdx.y) * outer * size * inner;
   for (int r = lane; r < kRows; r += kLanes) {
