@@ -1,20 +1,25 @@
-"""Recipes of softmax and layer norm."""
+"""Recipes of softmax, layer norm, and of the statistics for batch norm, whose other parts are programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from needle_core.graph.program import Load, Program, Store, broadcast_steps, row_major
 from needle_core.graph.single_ops import copying
 from needle_core.spec import DTYPES, Spec
 from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, stored
-from needle_cuda_backend.templates import BLOCKS, THREADS, blocks_for, is_large, launch_of, row_types, rows_block
-
-Append: TypeAlias = Callable[[Recipe, list[Place], Place, int, int], None]
-"""Appends what computes so many rows of that length, from operands to a result."""
+from needle_cuda_backend.templates import (
+    BLOCKS,
+    THREADS,
+    Operand,
+    blocks_for,
+    is_large,
+    launch_of,
+    pack_width,
+    row_types,
+    rows_block,
+)
 
 
 def softmax(call: Call) -> Recipe:
@@ -95,7 +100,7 @@ def layer_norm_grad(call: Call) -> Recipe:
     sums = recipe.space(parts * 2 * n * wide.itemsize)
     g, x_place, w = inputs_of(3)
     dx, by_weight, by_bias = outputs_of(3)
-    operands: list[Any] = [(g, dtype), (x_place, dtype), (w, dtype), (dx, dtype), (sums, wide)]
+    operands: list[Operand] = [(g, dtype), (x_place, dtype), (w, dtype), (dx, dtype), (sums, wide)]
     recipe.operations.append(
         launch_of(
             call, "layer_norm_grad", "normalize", operands, [rows, n, groups], (blocks, 1, 1), block,
@@ -107,6 +112,35 @@ def layer_norm_grad(call: Call) -> Recipe:
     stores = tuple(Store(i, i, dtype, "sum", (0,)) for i in range(2))
     total = Program((parts, n), loads, (), (), stores)
     recipe.then(recipe_of(total, call.fixed), [sums], [by_weight, by_bias])
+    return recipe
+
+
+def batch_statistics(call: Call) -> Recipe:
+    """Mean and variance in one pass, where the body would read x twice, and write what is left of it without its mean."""
+    x, recipe = call.inputs[0], Recipe()
+    c, wide = x.shape[-1], call.outputs[0].dtype
+    if not c:
+        return recipe
+    rows, width = math.prod(x.shape[:-1]), pack_width(x.dtype.itemsize, c)
+    lanes = min(32, 1 << (c // width - 1).bit_length())
+    across, depth = -(-c // (lanes * width)), THREADS // lanes
+    chunks = max(1, min(BLOCKS // across, rows // (16 * depth)))
+    chunk = -(-rows // chunks)
+    parts = recipe.space(chunks * 2 * c * wide.itemsize)
+    large = is_large(x.size, chunks * 2 * c)
+    mean, var = outputs_of(2)
+    first: list[Operand] = [(Place("input"), x.dtype), (parts, wide)]
+    last: list[Operand] = [(parts, wide), (mean, wide), (var, wide)]
+    recipe.operations += [
+        launch_of(
+            call, "batch_moments", "normalize", first, [rows, c, chunk], (across, chunks, 1), (lanes, depth, 1),
+            types=[stored(x.dtype), lanes, width], is_large=large, has_barriers=True,
+        ),
+        launch_of(
+            call, "batch_statistics", "normalize", last, [rows, c, chunk, chunks], (-(-c // 32), 1, 1), (32, 8, 1),
+            types=[stored(wide)], is_large=large, has_barriers=True,
+        ),
+    ]  # fmt: skip
     return recipe
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from needle_core.spec import DTYPES
-from needle_cuda_backend.normalize import layer_norm, layer_norm_grad, log_softmax, softmax, softmax_grad
+from needle_cuda_backend.normalize import batch_statistics, layer_norm, layer_norm_grad, log_softmax, softmax, softmax_grad
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
@@ -93,7 +93,34 @@ def test_sums_of_layer_norm_grad_do_not_vary(simulated: Any, case: Any) -> None:
     assert all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("dtype", EPS)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_batch_statistics_in_one_pass(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+    """Of one and of several chunks, few and many channels, and values far from 0."""
+    cases, expected, scales = [], [], []
+    for shape, middle in [((5, 3), 0), ((2, 70, 4, 64), 3), ((1300, 130), 0), ((9000, 1), 100), ((1, 7), 1), ((33, 8), 50)]:
+        x = RNG.normal(middle, size=shape).astype(DTYPES[dtype].numpy)
+        cases.append(case(batch_statistics, [x], {}, fixed=fixed))
+        wide, axes = x.astype(np.float64), tuple(range(x.ndim - 1))
+        expected.append((wide.mean(axes), wide.var(axes)))
+        scales.append(8 * (1 + middle))
+    for ys, zs, scale in zip(simulated.results(cases), expected, scales, strict=True):
+        for y, z in zip(ys, zs, strict=True):
+            assert y.dtype == (np.float64 if dtype == "float64" else np.float32)
+            _close(y, z, "float64" if dtype == "float64" else "float32", scale)
+
+
+def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) -> None:
+    x = np.ones((40, 3), np.float32)
+    x[7] = np.inf, np.nan, 1
+    empty, infinite = simulated.results([case(batch_statistics, [a], {}) for a in (np.ones((0, 3), np.float32), x)])
+    assert all(np.isnan(y).all() for y in empty)
+    np.testing.assert_array_equal(infinite[0], np.array([np.inf, np.nan, 1], np.float32))
+    np.testing.assert_array_equal(infinite[1], np.array([np.nan, np.nan, 0], np.float32))
+
+
 def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("needle_cuda_backend.normalize.is_large", lambda *_: True)
     test_softmax_over_any_axes(simulated, case, "float32", True)
     test_layer_norm_and_its_gradients(simulated, case, monkeypatch, "float32", False)
+    test_batch_statistics_in_one_pass(simulated, case, "float32", True)

@@ -1,4 +1,4 @@
-// Softmax and layer norm, row by row.
+// Softmax and layer norm, row by row; mean and variance of columns.
 #pragma once
 
 #include "rows.cuh"
@@ -154,4 +154,85 @@ __device__ inline void layer_norm_grad(const T* g, const T* x, const T* weight, 
       store_wide(by_bias + i, own[1][p]);
     }
   }
+}
+
+// -- batch norm --------------------------------------------------------------------------------------------------------------
+
+// So many numbers, their sum, and the sum of squares of their distances from the mean.
+// Source: Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115
+template <class A>
+struct Moments {
+  A count = 0, sum = 0, squares = 0;
+
+  __device__ inline void add(const Moments& more) {
+    if (more.count == 0) return;
+    const A step = count == 0 ? A(0) : sum / count - more.sum / more.count;
+    squares += more.squares + step * step * (count * (more.count / (count + more.count)));
+    count += more.count, sum += more.sum;
+  }
+};
+
+// Those of the threads with one threadIdx.x in blocks of LANES by 256 / LANES, for the first of them.
+template <int LANES, class A>
+__device__ inline void over_depth(Moments<A>& mine) {
+  __shared__ A parts[3][256];
+  const int at = int(threadIdx.y * LANES + threadIdx.x);
+  __syncthreads();  // the parts before have been read
+  parts[0][at] = mine.count, parts[1][at] = mine.sum, parts[2][at] = mine.squares;
+  __syncthreads();
+  if (threadIdx.y) return;
+  for (int i = at + LANES; i < 256; i += LANES) mine.add({parts[0][i], parts[1][i], parts[2][i]});
+}
+
+// Of the columns of x (rows, c) in each chunk of rows, `parts` (chunks, 2, c): sums, and squares. x is read once: rows in
+// groups, of which each finds its mean before its squares.
+template <class Index, class T, int LANES, int W>
+__device__ inline void batch_moments(const T* x, wide<T>* parts, Index rows, Index c, Index chunk) {
+  using A = wide<T>;
+  constexpr int kDepth = 256 / LANES, kGroup = W > 4 || sizeof(A) > 4 ? 4 : 8;
+  const Index column = (Index(blockIdx.x) * LANES + threadIdx.x) * W, first = Index(blockIdx.y) * chunk;
+  const Index stop = first + chunk < rows ? first + chunk : rows;
+  Moments<A> mine[W];
+  for (Index row = first + threadIdx.y; column < c && row < stop; row += kDepth * kGroup) {
+    A v[kGroup][W];
+    int found = 0;
+#pragma unroll
+    for (int g = 0; g < kGroup; ++g) {
+      if (row + g * kDepth >= stop) continue;
+      load_wide(x + (row + g * kDepth) * c + column, v[g]);
+      found = g + 1;
+    }
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+      Moments<A> group;
+      group.count = A(found);
+#pragma unroll
+      for (int g = 0; g < kGroup; ++g) group.sum += g < found ? v[g][k] : A(0);
+      const A mean = group.sum / group.count;
+#pragma unroll
+      for (int g = 0; g < kGroup; ++g) group.squares += g < found ? (v[g][k] - mean) * (v[g][k] - mean) : A(0);
+      mine[k].add(group);
+    }
+  }
+  parts += Index(blockIdx.y) * 2 * c + column;
+#pragma unroll
+  for (int k = 0; k < W; ++k) {
+    over_depth<LANES>(mine[k]);
+    if (threadIdx.y == 0 && column < c) parts[k] = mine[k].sum, parts[c + k] = mine[k].squares;
+  }
+}
+
+// Mean and variance from the chunks, which blocks of 32 by 8 add up.
+template <class Index, class A>
+__device__ inline void batch_statistics(const A* parts, A* mean, A* var, Index rows, Index c, Index chunk, Index chunks) {
+  const Index column = Index(blockIdx.x) * 32 + threadIdx.x;
+  Moments<A> mine;
+  for (Index i = threadIdx.y; column < c && i < chunks; i += 8) {
+    const Index left = rows - i * chunk;
+    mine.add({A(left < chunk ? left : chunk), parts[i * 2 * c + column], parts[(i * 2 + 1) * c + column]});
+  }
+  over_depth<32>(mine);
+  if (threadIdx.y || column >= c) return;
+  mean[column] = mine.sum / mine.count;
+  var[column] = mine.squares / mine.count;
 }
