@@ -11,9 +11,9 @@ Instructions bear the names of elementwise ops of the core and do what docs/ops.
     abs add astype atan2 cos divide equal erf exp floor floor_divide less log logical_not maximum minimum multiply negative pow
     remainder round sin sqrt subtract tanh where
 
-and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. Two more depend on the place i
-of the index in row-major order, as int64: random_bits(seed, position) is word i of the Philox4x32-10 stream of that state, and
-iota(), which no fused node has, is i.
+and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. Two more depend on the
+place i of the index in row-major order, as int64: random_bits(seed, position) is word i of the Philox4x32-10 stream of that
+state, and iota(), which no fused node has, is i.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Store:
     """What becomes of output `output`: a register, or its reduction over `axes`.
 
     `reduction` is "" or the name of a reduction of the core; the output then has the shape without `axes`, or with ones there.
-    Float16 and bfloat16 are accumulated in float32. What is not reduced goes where a `Load` would find it: row after row, unless
-    there are `steps`.
+    Float16 and bfloat16 are accumulated in float32. What is not reduced goes where a `Load` would find it: row after row,
+    unless there are `steps`.
     """
 
     output: int

@@ -58,7 +58,7 @@ class CudaBackend(Backend):
         if self._is_simulated:
             from needle_cuda_backend.simulated.device import SimulatedDriver
 
-            return SimulatedDriver()
+            return SimulatedDriver(number)
         from needle_cuda_backend.driver import CudaDriver
 
         return CudaDriver(number)

@@ -51,5 +51,7 @@ def recipe_of_node(node: Node, *, fixed: bool) -> Recipe:
     if isinstance(node, Fused):
         return recipe_of(program_of(node), fixed)
     kernel: Any = node.op.kernel_for(node.spec)
-    recipe: Recipe = kernel.recipe(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs, fixed))
+    recipe: Recipe = kernel.recipe(
+        Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs, fixed)
+    )
     return recipe

@@ -8,6 +8,7 @@ comes at ever new addresses, it is copied to a place of its own from its second 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from needle_core.backend import Executable
@@ -65,7 +66,7 @@ class _Step:
                 self._issue(given)
             elif self._replay is None and not self._never_captured:
                 runs = self._bound(given)
-                self._replay = self.driver.captured(lambda: [run() for run in runs])  # type: ignore[func-returns-value]
+                self._replay = self.driver.captured(partial(_all, runs))
                 self._replay()
             elif self._replay is None:
                 self._issue(given)
@@ -82,7 +83,7 @@ class _Step:
             given = [b.address for b in buffers]
             for node, binds, address in zip(self.nodes, self._operations, self._addresses(given), strict=True):
                 runs = [bind(address) for bind in binds]
-                seconds[node] = self.driver.seconds(lambda runs=runs: [run() for run in runs])  # type: ignore[misc]
+                seconds[node] = self.driver.seconds(partial(_all, runs))
             return seconds
 
     # -- addresses ----------------------------------------------------------------------------------------------------------
@@ -123,8 +124,7 @@ class _Step:
     def _issue(self, given: Sequence[int]) -> None:
         """Give the device the operations one by one; when debugging, wait for each."""
         if not self._never_captured:
-            for run in self._bound(given):
-                run()
+            _all(self._bound(given))
             return
         by_node = zip(self.nodes, self.recipes, self._operations, self._addresses(given), strict=True)
         for node, recipe, binds, address in by_node:
@@ -189,6 +189,11 @@ class _Step:
 
     def _home(self, v: Value) -> Any:
         return ("input", self._inputs[v]) if v in self._inputs else self.plan.memory.get(v)
+
+
+def _all(runs: Sequence[Run]) -> None:
+    for run in runs:
+        run()
 
 
 def _maker(v: Value) -> str:

@@ -1,4 +1,4 @@
-"""Looking into a step: `NEEDLE_CUDA_DEBUG=1` waits for each operation and names the one at fault, `NEEDLE_CUDA_DUMP` writes all down."""
+"""Looking into steps: `NEEDLE_CUDA_DEBUG=1` waits for each operation and names it, `NEEDLE_CUDA_DUMP` writes all down."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from needle_core.errors import KernelError
 from needle_core.graph.costs import nbytes, operations
 from needle_core.graph.graph import Node
 from needle_core.graph.plan import Plan
+from needle_core.plugins.environment import flag
 from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.recipe import Launch, Recipe
 from needle_cuda_backend.unit import cubin, source_of
@@ -24,7 +25,7 @@ _numbers = count()
 
 def is_on() -> bool:
     """Whether steps are issued operation by operation."""
-    return os.environ.get("NEEDLE_CUDA_DEBUG", "0") not in ("", "0")
+    return flag("NEEDLE_CUDA_DEBUG")
 
 
 def watched(driver: Driver, node: Node, operation: Any, run: Callable[[], None]) -> None:
@@ -47,7 +48,9 @@ def dump(plan: Plan, recipes: Sequence[Recipe], driver: Driver) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source = source_of(x.entry for recipe in recipes for x in recipe.operations if isinstance(x, Launch))
     (folder / "kernels.cu").write_text(source)
-    (folder / "kernels.cubin").write_bytes(cubin(source, DUMPED_FOR if driver.architecture == "simulated" else driver.architecture).code)
+    architecture = DUMPED_FOR if driver.architecture == "simulated" else driver.architecture
+    (folder / "kernels.cubin").write_bytes(cubin(source, architecture).code)
+    (folder / "operations.txt").write_text("".join(f"{_told(x)}\n" for recipe in recipes for x in recipe.operations))
     (folder / "graph.txt").write_text(f"{plan.graph}\n")
     (folder / "graph.dot").write_text(plan.graph.to_dot())
     lines = [f"arena of {plan.arena} bytes"]

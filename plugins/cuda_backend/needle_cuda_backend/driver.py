@@ -28,13 +28,15 @@ WORKSPACE: Final = 32 * 2**20
 class Driver(ABC):
     """A device: memory, kernels, one stream on which all work is done in order. `lock` is held while work is issued."""
 
+    name: str
     architecture: str
     cublaslt: Any
     cudnn: Any
     stream: int
     """The handle of the stream that work goes to, for libraries."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.lock = threading.RLock()
         self.in_use = 0
         self._functions: dict[str, Function] = {}
@@ -114,7 +116,7 @@ class CudaDriver(Driver):
 
         from needle_cuda_backend.libraries import cublaslt, cudnn
 
-        super().__init__()
+        super().__init__(number)
         self._device = Device(number)
         self._device.set_current()
         self._stream = self._device.create_stream()
@@ -139,7 +141,7 @@ class CudaDriver(Driver):
             buffer = self._device.allocate(max(nbytes, 1), stream=self._stream)
         except Exception as cause:
             raise KernelError(
-                f"out of memory on {self.name}: {nbytes / 2**20:.1f} MiB more than the {self.in_use / 2**20:.1f} in use: {cause}"
+                f"out of memory on {self.name}: {nbytes / 2**20:.1f} MiB beside {self.in_use / 2**20:.1f} in use: {cause}"
             ) from cause
         self.in_use += nbytes
 
@@ -223,5 +225,3 @@ class CudaDriver(Driver):
             raise KernelError(
                 f"{self.name}: {cause}", hint="NEEDLE_CUDA_DEBUG=1 waits after each kernel and names the one at fault"
             ) from cause
-
-

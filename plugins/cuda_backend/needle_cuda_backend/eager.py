@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
-from needle_core.backend import public_functions
+from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
 from needle_core.graph.single_ops import programs_of
 from needle_core.op import OPS
@@ -29,16 +29,15 @@ class CudaKernel:
         self.name, self.recipe = name, recipe
 
     def __call__(self, *buffers: Buffer, **attrs: Any) -> Any:
-        specs = tuple(Spec.of(b.shape, b.dtype, b.memory.driver.device) for b in buffers)
+        specs = tuple(Spec.of(b.shape, b.dtype, device(f"cuda:{b.memory.driver.number}")) for b in buffers)
         output, canonical = OPS[self.name].door(*specs, **attrs)
-        return self.bound(Call(specs, output if isinstance(output, tuple) else (output,), canonical), isinstance(output, tuple))(
-            *buffers
-        )
+        outputs = output if isinstance(output, tuple) else (output,)
+        return self.bound(Call(specs, outputs, canonical), isinstance(output, tuple))(*buffers)
 
     def bound(self, call: Call, is_tuple: bool) -> Callable[..., Any]:
         """The function of buffers for eager calls."""
-        device = call.outputs[0].device
-        driver: Driver = device.backend.driver(device)  # type: ignore[attr-defined]
+        where = call.outputs[0].device
+        driver: Driver = where.backend.driver(where)  # type: ignore[attr-defined]
         if self.name in VIEWS:
             shape = call.outputs[0].shape
             return lambda x: Buffer(x.memory, shape, x.dtype)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from needle_core.errors import DeviceUnavailableError
+from needle_core.plugins.environment import flag
 
 EXTRA: Final = "pip install 'needle-cuda-backend[cuda13]'"
 OLDEST: Final = (8, 0)
@@ -18,12 +19,12 @@ OLDEST: Final = (8, 0)
 
 def simulated() -> bool:
     """Whether the device is to be simulated on the host."""
-    return os.environ.get("NEEDLE_CUDA_SIMULATED", "0") not in ("", "0")
+    return flag("NEEDLE_CUDA_SIMULATED")
 
 
 def require_python_packages() -> None:
     """Raise if a Python package is missing that devices need."""
-    for module, package in (("cuda.core", "cuda-core"), ("cuda.bindings", "cuda-bindings"), ("cudnn", "nvidia-cudnn-frontend")):
+    for module, package in (("cuda.bindings", "cuda-bindings"), ("cuda.core", "cuda-core"), ("cudnn", "nvidia-cudnn-frontend")):
         try:
             import_module(module)
         except ImportError as cause:
@@ -49,7 +50,8 @@ def device_count() -> int:
         devices = Device.get_all_devices()
     except Exception as cause:
         raise DeviceUnavailableError(
-            f"the driver cannot be used: {cause}", hint=f"it must be that of CUDA {version('cuda-bindings').split('.')[0]} or newer"
+            f"the driver cannot be used: {cause}",
+            hint=f"it must be that of CUDA {version('cuda-bindings').split('.')[0]} or newer",
         ) from cause
     if not devices:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -57,8 +59,9 @@ def device_count() -> int:
         raise DeviceUnavailableError(f"no device: {why}", hint="nvidia-smi lists the devices of this machine")
     for device in devices:
         if tuple(device.compute_capability) < OLDEST:
+            major, minor = device.compute_capability
             raise DeviceUnavailableError(
-                f"{device.name} has compute capability {device.compute_capability}, and {OLDEST[0]}.{OLDEST[1]} is the least"
+                f"{device.name} has compute capability {major}.{minor}, and {OLDEST[0]}.{OLDEST[1]} is the least"
             )
     return len(devices)
 

@@ -27,13 +27,15 @@ def matmul(call: Call) -> Recipe:
     (a, b), recipe = call.inputs, Recipe()
     left = (1, *a.shape) if a.ndim == 1 else a.shape
     right = (*b.shape, 1) if b.ndim == 1 else b.shape
-    product(recipe, *inputs_of(2), Place("output"), left, right, a.dtype, fixed=call.fixed)
+    x, w = inputs_of(2)
+    product(recipe, x, w, Place("output"), left, right, a.dtype, fixed=call.fixed)
     return recipe
 
 
 def gemm(call: Call) -> Recipe:
     (a, b), recipe = call.inputs, Recipe()
-    product(recipe, *inputs_of(2), Place("output"), a.shape, b.shape, a.dtype, **call.attrs, fixed=call.fixed)
+    x, w = inputs_of(2)
+    product(recipe, x, w, Place("output"), a.shape, b.shape, a.dtype, **call.attrs, fixed=call.fixed)
     return recipe
 
 
@@ -61,7 +63,7 @@ def product(
     fixed: bool = False,
 ) -> None:
     """Append y = op(a) op(b), plus a bias over the last axis, or to what y was with `add`."""
-    (m, k), n = a_shape[: -3 : -1] if transpose_a else a_shape[-2:], b_shape[-2 if transpose_b else -1]
+    (m, k), n = a_shape[:-3:-1] if transpose_a else a_shape[-2:], b_shape[-2 if transpose_b else -1]
     batch = _broadcast(a_shape[:-2], b_shape[:-2])
     shape = (*batch, m, n)
     if not math.prod(shape):
@@ -120,9 +122,9 @@ def _integers(
         f"int64 from_a = row * {number(1 if transpose_a else k)}, from_b = column * {number(k if transpose_b else 1)};",
     ]
     for axis in reversed(range(len(batch))):
-        steps = (number(left[axis] * m * k), number(right[axis] * k * n))
-        lines.append(f"from_a += rest % {number(batch[axis])} * {steps[0]}, from_b += rest % {number(batch[axis])} * {steps[1]};")
-        lines.append(f"rest /= {number(batch[axis])};")
+        size, by_a, by_b = number(batch[axis]), number(left[axis] * m * k), number(right[axis] * k * n)
+        lines.append(f"from_a += rest % {size} * {by_a}, from_b += rest % {size} * {by_b};")
+        lines.append(f"rest /= {size};")
     step_a, step_b = number(m if transpose_a else 1), number(1 if transpose_b else n)
     lines += [
         f"{kind} total = 0;",

@@ -60,8 +60,8 @@ class _Ref:
 class _Body:
     """The code of one element, or of `width` elements that follow each other along the last axis.
 
-    `groups` are the axes that have a counter in common; each becomes as few axes as the steps of all operands allow. Where sizes
-    are no numbers in the source, groups are of one axis, of four or of more, so that few sources serve all shapes.
+    `groups` are the axes that have a counter in common; each becomes as few axes as the steps of all operands allow. Where
+    sizes are no numbers in the source, groups are of one axis, of four or of more, so that few sources serve all shapes.
     """
 
     def __init__(self, program: Program, stores: Sequence[Store], groups: Sequence[Sequence[int]], number: Numbers) -> None:
@@ -80,9 +80,7 @@ class _Body:
             i: _Ref(f"a{x.input}", x.dtype, at[k], x.offset)
             for k, (i, x) in enumerate((i, x) for i, x in enumerate(program.loads) if i in self.needed)
         }
-        self.targets = [
-            _Ref(f"y{y.output}", y.dtype, at[len(loads) + k], y.offset) for k, y in enumerate(self.written)
-        ]
+        self.targets = [_Ref(f"y{y.output}", y.dtype, at[len(loads) + k], y.offset) for k, y in enumerate(self.written)]
         self.width = self._width() if number.fixed else 1
         extents = [abs(r.offset) + sum(abs(s) * n for s, n in zip(r.steps, self._flat(), strict=True)) for r in self._refs()]
         self.index = "int" if number.fixed and max([math.prod(program.shape), *extents]) < 2**31 - 2**20 else "int64"
@@ -138,7 +136,9 @@ class _Body:
     def _address(self, ref: _Ref, element: str = "") -> str:
         """Where an operand is, `element` places on along the last axis."""
         if not self.number.fixed:
-            return " + ".join([ref.name, *(f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps)), self.number(ref.offset)])
+            return " + ".join(
+                [ref.name, *(f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps)), self.number(ref.offset)]
+            )
         terms = [f"i{k}" if s == 1 else f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps) if s]
         if element and ref.steps[-1]:
             terms.append(element if ref.steps[-1] == 1 else f"{self.number(ref.steps[-1])} * {element}")
@@ -242,9 +242,7 @@ def _reduce(recipe: Recipe, program: Program, axes: tuple[int, ...], stores: Seq
     parameters = body.parameters() + [
         f"{x.kind if shape.chunks > 1 else stored(x.store.dtype)}* z{x.number}" for x in reductions
     ]
-    targets = [
-        part if part is not None else Place("output", x.store.output) for x, part in zip(reductions, parts, strict=True)
-    ]
+    targets = [part if part is not None else Place("output", x.store.output) for x, part in zip(reductions, parts, strict=True)]
     label = _label("rows" if by_rows else "columns", program)
     entry = Entry.named(label, [*parameters, *number.parameters], "\n".join(lines), True)
     recipe.operations.append(Launch(entry, shape.grid, shape.block, (*body.places(), *targets, *number.arguments)))
@@ -289,7 +287,8 @@ class _Reduction:
         self.number, self.store = number, store
         self.of_any = store.reduction in ("any", "all")
         source = _dtypes(program)[store.register]
-        self.kind = "int32" if self.of_any or source.name in _SMALL and store.reduction in ("max", "min") else computed(source)
+        is_small = source.name in _SMALL and store.reduction in ("max", "min")
+        self.kind = "int32" if self.of_any or is_small else computed(source)
         self.nbytes = 8 if self.kind in ("int64", "double") else 4
         self.operation = _OPERATIONS[store.reduction]
         self.first = {"Sum": "0", "Prod": "1", "Max": f"Least<{self.kind}>::value()", "Min": f"Greatest<{self.kind}>::value()"}[
@@ -326,7 +325,7 @@ class _Reduction:
         parameters = [f"const {self.kind}* parts", f"{stored(self.store.dtype)}* y", *number.parameters]
         entry = Entry.named(f"combine_{self.store.reduction}", parameters, "\n".join(lines))
         blocks = -(-results // THREADS)
-        arguments = (part, Place("output", self.store.output), *number.arguments)
+        arguments: tuple[Place | int, ...] = (part, Place("output", self.store.output), *number.arguments)
         return Launch(entry, (blocks, 1, 1), (THREADS, 1, 1), arguments)
 
 
@@ -373,18 +372,14 @@ def _columns_code(
     return [*lines, *_last(reductions, number, shape, "c", columns, length), "}"]
 
 
-def _last(
-    reductions: Sequence[_Reduction], number: Numbers, shape: _Shape, place: str, results: int, length: int
-) -> list[str]:
+def _last(reductions: Sequence[_Reduction], number: Numbers, shape: _Shape, place: str, results: int, length: int) -> list[str]:
     """Write the results, or the parts of this chunk."""
     if shape.chunks == 1:
         return [f"  store(z{x.number} + {place}, {x.result(f's{x.number}', number(length))});" for x in reductions]
     return [f"  z{x.number}[int64(blockIdx.y) * {number(results)} + {place}] = s{x.number};" for x in reductions]
 
 
-def _merged(
-    shape: Sequence[int], axes: Sequence[int], steps: Sequence[Sequence[int]]
-) -> tuple[list[int], list[list[int]]]:
+def _merged(shape: Sequence[int], axes: Sequence[int], steps: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """The sizes of `axes` without those of size 1, and with neighbours as one where all steps allow; the steps of each."""
     sizes: list[int] = []
     by_ref: list[list[int]] = [[] for _ in steps]
@@ -445,4 +440,3 @@ def literal(value: Any, dtype: DType) -> str:
     if math.isinf(x):
         return f"{kind}({'-' if x < 0 else ''}INFINITE)"
     return f"{x.hex()}{'f' if kind == 'float' else ''}"
-

@@ -16,7 +16,8 @@ from needle_core.spec import DType, Spec
 class Place(NamedTuple):
     """`offset` bytes into operand `number`, or into what the backend provides.
 
-    That is scratch memory, memory whose address is the offset, the flag that kernels set when they refuse a number, and what they set it to, which is no address.
+    That is scratch memory, memory whose address is the offset, the flag that kernels set when they refuse a number, and what
+    they set it to, which is no address.
     """
 
     region: Literal["input", "output", "scratch", "memory", "failure", "mark"]
@@ -46,7 +47,6 @@ class Entry(NamedTuple):
         digest = hashlib.sha256("\n".join([*parameters, body]).encode()).hexdigest()[:10]
         return cls(f"{label[:48]}_{digest}", tuple(parameters), body, has_barriers, frozenset(families))
 
-
     def unless_failed(self) -> Entry:
         """The entry as one that does nothing once the flag of failures is set: its last argument."""
         body = "if (*failed) return;\n" + self.body
@@ -60,7 +60,6 @@ class Launch(NamedTuple):
     grid: Sizes
     block: Sizes
     arguments: tuple[Place | int, ...]
-
 
 
 @dataclass

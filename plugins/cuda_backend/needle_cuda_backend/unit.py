@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from needle_core.errors import DeviceUnavailableError, KernelError
+from needle_core.plugins.environment import cache_folder
 from needle_cuda_backend.recipe import Entry
 
 HERE: Final = Path(__file__).parent
@@ -110,16 +111,10 @@ def _precompiled() -> Path:
     return _kept(_headers(), f"{begins.name}.gch", make)
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: `NEEDLE_CACHE`, else needle in the user's folder for caches."""
-    chosen = os.environ.get("NEEDLE_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "needle"
-
-
 def _kept(key: list[str], name: str, make: Callable[[Path], None]) -> Path:
     """The file that `make` writes, from the cache if it was made before of the same. It appears whole or not at all."""
     digest = hashlib.sha256("\0".join([name, os.environ.get("CXX", ""), *key]).encode()).hexdigest()[:24]
-    place = cache_folder() / "cuda" / digest
+    place = cache_folder("cuda") / digest
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as work:

@@ -11,7 +11,7 @@ import pytest
 
 from needle_core.backend import device
 from needle_core.op import OPS
-from needle_core.spec import DTYPES, Spec
+from needle_core.spec import DTYPES, Device, Spec
 from needle_cuda_backend.issue import prepared
 from needle_cuda_backend.recipe import Call, Place, Recipe
 from needle_cuda_backend.simulated.device import SimulatedDriver
@@ -87,6 +87,14 @@ class Simulated:
 @pytest.fixture(scope="session")
 def simulated() -> Simulated:
     return Simulated()
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Device:
+    """The device cuda:0, simulated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEEDLE_CUDA_SIMULATED", "1")
+        return device("cuda:0")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The simulated device: memory of the host between guards, kernels compiled for the host, libraries that compute as told.
 
-All is done at once, so that a fault is found where it is made. While work is captured, nothing may be allocated and nothing runs;
-a replay does what was captured, with the arguments of then.
+All is done at once, so that a fault is found where it is made. While work is captured, nothing may be allocated and nothing
+runs; a replay does what was captured, with the arguments of then.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class SimulatedDriver(Driver):
     name = "the simulated device"
     architecture = "simulated"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, number: int = 0) -> None:
+        super().__init__(number)
         ctypes.CDLL(str(simulator("simulator")), ctypes.RTLD_GLOBAL)
         self.cublaslt = _Deferred(self, CublasLt(ctypes.CDLL(str(simulator("cublaslt", "-march=native", "-fopenmp")))))
         self.cudnn = _Deferred(self, Cudnn(cudnn))

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 struct Dim {
@@ -29,15 +30,15 @@ struct Fiber {
   bool has_begun = false;
   State state = State::Ready;
   unsigned number = 0;
-  unsigned turn = 0;                 // of shuffles: a lane is at most one ahead of another
-  unsigned long long bits[2] = {};   // what it gives to the shuffle of a turn
+  unsigned turn = 0;                // of shuffles: a lane is at most one ahead of another
+  unsigned long long bits[2] = {};  // what it gives to the shuffle of a turn
 };
 
 struct Block {
   std::jmp_buf scheduler{};
   std::vector<std::unique_ptr<Fiber>> fibers;
   Fiber* current = nullptr;
-  unsigned size = 0;
+  unsigned size = 0, step = 0;
   void (*thread)(const void*) = nullptr;
   const void* closure = nullptr;
 };
@@ -97,19 +98,29 @@ void release() {
 
 Dim index_of(unsigned i) { return {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)}; }
 
+// How far it is from a thread to the one that runs next, each time another: what lacks a barrier gives wrong numbers then.
+unsigned next_step() {
+  do {
+    block.step = (block.step * 5 + 3) % 1024;
+  } while (std::gcd(block.step, block.size) != 1);
+  return block.step;
+}
+
 void run_fibers() {
   while (block.fibers.size() < block.size) {
     block.fibers.push_back(std::make_unique<Fiber>());
     block.fibers.back()->number = static_cast<unsigned>(block.fibers.size()) - 1;
   }
   for (unsigned i = 0; i < block.size; ++i) block.fibers[i]->state = State::Ready, block.fibers[i]->turn = 0;
-  for (unsigned alive = block.size; alive > 0;) {
+  for (unsigned alive = block.size, at = 0; alive > 0;) {
     bool ran = false;
-    for (unsigned i = 0; i < block.size; ++i) {
-      Fiber& fiber = *block.fibers[i];
+    unsigned step = next_step();
+    for (unsigned k = 0; k < block.size; ++k) {
+      at = (at + step) % block.size;
+      Fiber& fiber = *block.fibers[at];
       if (fiber.state != State::Ready) continue;
       ran = true;
-      threadIdx = index_of(i);
+      threadIdx = index_of(at);
       resume(fiber);
       alive -= fiber.state == State::Done;
     }
