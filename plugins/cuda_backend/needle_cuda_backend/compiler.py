@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
+from weakref import finalize
 
 from needle_core.backend import Executable
 from needle_core.errors import KernelError
@@ -21,7 +22,7 @@ from needle_cuda_backend.body import recipe_of_node
 from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.issue import Address, Bind, Run, addresses, prepared
 from needle_cuda_backend.memory import Buffer, Memory
-from needle_cuda_backend.recipe import Place
+from needle_cuda_backend.recipe import Place, Recipe
 
 LARGEST = 5
 """Values that the error of a step that needs too much memory names."""
@@ -42,8 +43,13 @@ class _Step:
         self._inputs = {v: j for j, v in enumerate(graph.inputs)}
         self.nodes = [node for node in graph.nodes if not self._is_nothing(node)]
         self.recipes = [recipe_of_node(node, fixed=True) for node in self.nodes]
-        if any(recipe.failure for recipe in self.recipes):
+        self._can_fail = any(recipe.failure for recipe in self.recipes)
+        if self._can_fail:
             self._commit_unless_failed()
+        self._marks = [
+            driver.mark(partial(_refuse, *x)) if x[1].failure else 0 for x in zip(self.nodes, self.recipes, strict=True)
+        ]
+        finalize(self, driver.forget, self._marks).atexit = False
         self._results = [k for k, v in enumerate(graph.outputs) if plan.memory.get(v) == ("output", k)]
         self._memory = self._allocate(plan.arena, max((r.scratch for r in self.recipes), default=0))
         self._operations: list[list[Bind]] = prepared(driver, self.recipes)
@@ -54,8 +60,9 @@ class _Step:
         debug.dump(plan, self.recipes, driver)
 
     def run(self, *buffers: Buffer) -> Sequence[Buffer]:
-        """Run the step on the buffers of its inputs."""
+        """Run the step on the buffers of its inputs. A number that it refuses is told when the device has come so far."""
         with self.driver.lock:
+            self.driver.check()
             given = [b.address for b in buffers]
             for j, slot in self._slots.items():
                 self.driver.copy(slot.address, given[j], slot.nbytes)
@@ -72,8 +79,7 @@ class _Step:
                 self._issue(given)
             else:
                 self._replay()
-            if self._can_fail():
-                self._blame()
+            self.driver.check()
             return self._given(buffers)
 
     def profile(self, *buffers: Buffer) -> Mapping[Node, float]:
@@ -114,12 +120,13 @@ class _Step:
 
         return [
             addresses(self.driver, [*map(of, node.inputs)], [*map(of, node.outputs)], scratch.address, mark)
-            for mark, node in enumerate(self.nodes, 1)
+            for mark, node in zip(self._marks, self.nodes, strict=True)
         ]
 
     def _bound(self, given: Sequence[int]) -> list[Run]:
         by_node = zip(self._addresses(given), self._operations, strict=True)
-        return [bind(address) for address, binds in by_node for bind in binds]
+        runs = [bind(address) for address, binds in by_node for bind in binds]
+        return [*runs, self.driver.publish] if self._can_fail else runs
 
     def _issue(self, given: Sequence[int]) -> None:
         """Give the device the operations one by one; when debugging, wait for each."""
@@ -130,6 +137,7 @@ class _Step:
         for node, recipe, binds, address in by_node:
             for operation, bind in zip(recipe.operations, binds, strict=True):
                 debug.watched(self.driver, node, operation, bind(address))
+        self.driver.publish()
 
     def _allocate(self, arena: int, scratch: int) -> tuple[Memory, dict[int, Memory], Memory]:
         graph = self.plan.graph
@@ -163,17 +171,6 @@ class _Step:
                 given.append(buffers[number] if region == "input" else new[number])
         return given
 
-    def _can_fail(self) -> bool:
-        return any(recipe.failure for recipe in self.recipes)
-
-    def _blame(self) -> None:
-        """Raise the error of the node that has refused a number. Nothing that it would have changed is changed."""
-        if mark := self.driver.take_failure():
-            recipe = self.recipes[mark - 1]
-            assert recipe.failure is not None
-            error, message = recipe.failure
-            failed(self.nodes[mark - 1], error(message))
-
     def _commit_unless_failed(self) -> None:
         """Let kernels that write state do nothing once a number was refused: all that can refuse comes before them."""
         for node, recipe in zip(self.nodes, self.recipes, strict=True):
@@ -189,6 +186,13 @@ class _Step:
 
     def _home(self, v: Value) -> Any:
         return ("input", self._inputs[v]) if v in self._inputs else self.plan.memory.get(v)
+
+
+def _refuse(node: Node, recipe: Recipe) -> NoReturn:
+    """Raise the error for a number that a node has refused. Nothing that comes after it has written state."""
+    assert recipe.failure is not None
+    error, message = recipe.failure
+    failed(node, error(message))
 
 
 def _all(runs: Sequence[Run]) -> None:

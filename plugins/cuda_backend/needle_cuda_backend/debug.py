@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from needle_core.errors import KernelError
+from needle_core.errors import KernelError, NeedleError
 from needle_core.graph.costs import nbytes, operations
 from needle_core.graph.graph import Node
 from needle_core.graph.plan import Plan
@@ -34,6 +34,8 @@ def watched(driver: Driver, node: Node, operation: Any, run: Callable[[], None])
         run()
         driver.synchronize()
     except Exception as cause:
+        if isinstance(cause, NeedleError) and not isinstance(cause, KernelError):
+            raise  # a number that was refused, with the line of the user's
         details = {"node": f"{node.name}, {node.source}", "operation": _told(operation)}
         if isinstance(operation, Launch):
             details["source"] = "\n" + operation.entry.body

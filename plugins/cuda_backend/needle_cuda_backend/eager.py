@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
@@ -43,21 +44,28 @@ class CudaKernel:
             return lambda x: Buffer(x.memory, shape, x.dtype)
         recipe = self.recipe(call)
         (operations,) = prepared(driver, [recipe])
-        failure = recipe.failure
+        can_fail = recipe.failure is not None
+        mark = driver.mark(partial(_refuse, recipe)) if can_fail else 0
 
         def run(*buffers: Buffer) -> Any:
             results = tuple([driver.buffer(y.shape, y.dtype) for y in call.outputs])
             with driver.lock:
                 scratch = driver.space("eager", recipe.scratch).address if recipe.scratch else 0
-                address = addresses(driver, [b.address for b in buffers], [y.address for y in results], scratch)
+                address = addresses(driver, [b.address for b in buffers], [y.address for y in results], scratch, mark)
                 for bind in operations:
                     bind(address)()
-                if failure is not None and driver.take_failure():
-                    error, message = failure
-                    raise error(message)
+                if can_fail:
+                    driver.publish()
+                    driver.synchronize()
             return results if is_tuple else results[0]
 
         return run
+
+
+def _refuse(recipe: Recipe) -> NoReturn:
+    assert recipe.failure is not None
+    error, message = recipe.failure
+    raise error(message)
 
 
 def table() -> dict[str, CudaKernel]:

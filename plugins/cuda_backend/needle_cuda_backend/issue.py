@@ -17,7 +17,7 @@ Bind: TypeAlias = Callable[[Address], Run]
 """What gives an operation with addresses to a device."""
 
 
-def addresses(driver: Driver, inputs: Sequence[int], outputs: Sequence[int], scratch: int, mark: int = 1) -> Address:
+def addresses(driver: Driver, inputs: Sequence[int], outputs: Sequence[int], scratch: int, mark: int) -> Address:
     """What gives the places of a recipe addresses."""
     regions = {"input": inputs, "output": outputs, "scratch": (scratch,), "memory": (0,), "failure": (driver.failure,)}
 

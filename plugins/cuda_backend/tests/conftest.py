@@ -70,7 +70,7 @@ class Simulated:
 
         for bind in operations:
             bind(address)()
-        if driver.take_failure():
+        if driver.take_mark():
             assert recipe.failure is not None
             raise recipe.failure[0](recipe.failure[1])
         results = [np.empty(y.shape, y.dtype.numpy) for y in call.outputs]
