@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import needle_core as ndl
 from needle_core.backend import device
+from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.op import OPS
-from needle_core.spec import DTYPES, Spec
+from needle_core.spec import DTYPES, Device, Spec
 from needle_cuda_backend import direct, index, loss, normalize, pooling, recurrent, reduce
+from needle_cuda_backend.body import recipe_of_node
 from needle_cuda_backend.recipe import Call, Launch, Recipe
 from needle_cuda_backend.unit import cubin, source_of
 
@@ -123,3 +126,20 @@ def test_kernels_need_few_registers(family: str, architecture: str) -> None:
     assert usage.keys() >= threads.keys()
     assert not {name: (n, spilled) for name, (n, spilled) in usage.items() if n > 128 or n * threads[name] > 2**16 or spilled}
     assert not re.findall(r"[1-9]\d* bytes stack frame", found.log)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_steps_need_few_registers(name: str, cuda: Device) -> None:
+    """The training steps of the benchmarks, all of whose kernels are one unit."""
+    ndl.set_default_device(cuda)
+    try:
+        step = ndl.compile(WORKLOADS[name]())
+        step()
+    finally:
+        ndl.set_default_device(None)
+    nodes = [node for node in step.graph.nodes if node.name != "reshape"]
+    launches = [x for node in nodes for x in recipe_of_node(node, fixed=True).operations if isinstance(x, Launch)]
+    for architecture in ("sm_80", "sm_90a"):
+        usage = cubin(source_of(x.entry for x in launches), architecture).usage()
+        assert usage
+        assert not {name: (n, spilled) for name, (n, spilled) in usage.items() if n > 128 or spilled}

@@ -206,8 +206,10 @@ __device__ inline To converted(From x) {
 }
 template <class To, class From>
 __device__ inline To do_astype(From x) {
-  if constexpr (To(2) == To(1)) return x != From(0);  // bool
-  else return converted<To>(x);
+  if constexpr (To(2) == To(1))
+    return x != From(0);  // bool
+  else
+    return converted<To>(x);
 }
 
 // -- random numbers ----------------------------------------------------------------------------------------------------------
@@ -228,10 +230,14 @@ __device__ inline int64 do_random_bits(int64 seed, int64 position, int64 i) {
     high += 0xBB67AE85;
   }
   switch (i & 3) {
-    case 0: return w0;
-    case 1: return w1;
-    case 2: return w2;
-    default: return w3;
+    case 0:
+      return w0;
+    case 1:
+      return w1;
+    case 2:
+      return w2;
+    default:
+      return w3;
   }
 }
 

@@ -80,7 +80,7 @@ struct Entry<kernel> {
   }
 };
 
-#define HOST_ENTRY(name, has_barriers)                                                      \
-  extern "C" void run_##name(const long long* launch, const long long* arguments) {         \
-    simulator_run(Entry<&name>::thread, arguments, launch, has_barriers);                   \
+#define HOST_ENTRY(name, has_barriers)                                              \
+  extern "C" void run_##name(const long long* launch, const long long* arguments) { \
+    simulator_run(Entry<&name>::thread, arguments, launch, has_barriers);           \
   }
