@@ -118,6 +118,7 @@ NB_MODULE(NEEDLE_MODULE, m) {
   m.def("has_elementwise", &has_elementwise);
   m.def("program", &program, nb::arg("shape"), nb::arg("loads"), nb::arg("numbers"), nb::arg("instructions"),
         nb::arg("stores"));
+  m.def("programs", maker(make_programs), nb::arg("programs"), nb::arg("inputs"), nb::arg("outputs"));
   m.def("product", maker(make_product), nb::arg("dtype"), nb::arg("a"), nb::arg("b"), nb::arg("transpose_a") = false,
         nb::arg("transpose_b") = false, nb::arg("bias") = false);
   m.def("take", maker(make_take), nb::arg("dtype"), nb::arg("index"), nb::arg("axis"), nb::arg("outer"), nb::arg("size"),
