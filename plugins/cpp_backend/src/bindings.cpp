@@ -11,6 +11,7 @@
 #include "convolution.h"
 #include "elementwise.h"
 #include "executable.h"
+#include "identical.h"
 #include "index.h"
 #include "pooling.h"
 #include "products.h"
@@ -168,6 +169,8 @@ NB_MODULE(NEEDLE_MODULE, m) {
       },
       nb::arg("kernel"), nb::arg("inputs"), nb::arg("outputs"));
   m.attr("owns") = owns_function();
+  m.attr("alone") = alone_function();
+  m.attr("identical") = identical_function();
   m.def("set_num_threads", &set_num_threads, nb::arg("n"));
   m.def("num_threads", &num_threads);
 }
