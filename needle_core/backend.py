@@ -59,6 +59,19 @@ class Backend(ABC):
     """
     alignment: ClassVar[int] = 64
     """Bytes, a multiple of 64: plans put values at multiples of it. 64 are a cache line, and the widest vector register."""
+    identical: Callable[..., bool] | None = None
+    """A native function that compares at each call what a compiled function depends on, if the backend has one.
+
+    `identical(containers, contents, items, absent, attributes, values)`, all but `absent` lists, tells whether each list, dict,
+    set or deque holds the very objects of its list in `contents`, in order, the values of a dict before its keys, with
+    ValueError where there are more or fewer; and whether mapping.get(name, absent) for each pair of `items`, and then
+    owner.name for each of `attributes`, are the very objects of `values`. What an attribute raises passes through.
+    """
+    alone: Callable[..., bool] | None = None
+    """A native function that asks what `owns` does for many buffers at once, if the backend has one.
+
+    `alone(references, *buffers)` tells whether it owns each of them, and Python counts no more `references` to any.
+    """
     kernels: ClassVar[Sequence[ModuleType]] = ()
     """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
 

@@ -9,6 +9,7 @@ is measured, for sanitizers. NEEDLE_CUDA_SIMULATED=1 runs the same on a simulate
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -66,6 +67,35 @@ def templates(rows: int, columns: int) -> dict[str, Template]:
         "scatter": Template(lambda table, i, u: ndl.scatter_add(table, i, u, axis=0), [x, places, x]),
         "Adam": Template(_adam(rows * columns), [(rows * columns,)], ["float32"]),
     }
+
+
+def others() -> dict[str, Template]:
+    """What is bound by arithmetic or by latency, in small: for --once."""
+    image, steps, state, gates = (2, 9, 9, 8), (5, 3, 16), (3, 16), (16, 64)
+    return {
+        "convolution": Template(_gradients(lambda x, w: ndl.conv(x, w, padding=1)), [image, (16, 3, 3, 8)]),
+        "convolution, in groups": Template(_gradients(lambda x, w: ndl.conv(x, w, groups=2)), [image, (16, 3, 3, 4)]),
+        "pooling": Template(_gradients(lambda x: ndl.max_pool(x, size=3, stride=2, padding=1)), [image]),
+        "attention": Template(
+            _gradients(lambda q, k, v: ndl.scaled_dot_product_attention(q, k, v, causal=True)), [(2, 3, 33, 16)] * 3
+        ),
+        "lstm": Template(_gradients(lambda *x: ndl.lstm(*x)[0]), [steps, state, state, gates, gates, (64,)]),
+        "gru": Template(_gradients(ndl.gru), [steps, state, (16, 48), (16, 48), (48,), (48,)]),
+        "product": Template(_gradients(ndl.matmul), [(33, 40), (40, 24)]),
+        "embedding": Template(_gradients(lambda table, i: ndl.embedding(i, table)), [(50, 16), ((96,), 50)]),
+        "sort": Template(lambda x: ndl.argsort(x, axis=-1), [(3, 1500)]),
+        "cumsum": Template(lambda x: ndl.cumsum(x, axis=-1), [(3, 1500)]),
+    }
+
+
+def _gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives the value and the gradients by all operands."""
+
+    def both(*operands: ndl.Tensor) -> Any:
+        y, pullback = ndl.vjp(function, *operands)
+        return y, [g for g in pullback(y) if g is not None]
+
+    return both
 
 
 def _cross_entropy_gradient(x: ndl.Tensor, labels: ndl.Tensor) -> Any:
@@ -151,7 +181,7 @@ def moved(driver: Driver, graph: Graph, operands: Sequence[ndl.Tensor], repeats:
 
     runs = []
     for node, operations in zip(graph.nodes, prepared(driver, recipes), strict=True):
-        address = addresses(driver, [*map(at, node.inputs)], [*map(at, node.outputs)], scratch.address)
+        address = addresses(driver, [*map(at, node.inputs)], [*map(at, node.outputs)], scratch.address, mark=1)
         runs += [bind(address) for bind in operations]
 
     def issue() -> None:
@@ -187,7 +217,7 @@ def main() -> None:
         print(json.dumps({"kind": "launches", "microseconds": launches(driver, 20 if args.small else 1000)}), flush=True)
         copy = copied(driver, 4 * rows * columns, repeats)
         print(json.dumps({"kind": "copy", "bytes_a_second": copy, "bytes": 4 * rows * columns}), flush=True)
-    for name, template in templates(rows, columns).items():
+    for name, template in {**templates(rows, columns), **(others() if args.once else {})}.items():
         if hasattr(template.function, "prepare"):
             template.function.prepare(device)
         for dtype in template.dtypes:
@@ -201,6 +231,7 @@ def main() -> None:
                 told |= {"bytes": size, "seconds": seconds, "bytes_a_second": rate, "of_copy": rate / copy, "goal": GOAL}
             device.backend.synchronize(device)
             print(json.dumps(told), flush=True)
+        gc.collect()  # so that no more than one template's arrays are held
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Compiled(Generic[P, R]):
         if mode.trace is not None or engine.watcher is not None:  # part of what another captures; or someone looks at the ops
             return self.function(*args, **kwargs)
         try:
-            key = None if kwargs else (mode.grad, default_device().name, *map(_read_off, args))
+            key = None if kwargs else tuple(map(_read_off, args))
             programs = self._short.get(key, ())
         except (AttributeError, TypeError):  # an argument that is no tensor
             key, programs = None, ()
@@ -71,7 +71,7 @@ class Compiled(Generic[P, R]):
         else:
             program = self._capture(key, leaves, structure, tensors)
             if short is not None and len(set(tensors)) == len(args) and not any(x.node for x in tensors):
-                self._short[short] = self._programs[key]
+                self._short.setdefault(short, []).insert(0, program)
         return program.call(*tensors)
 
     def _capture(self, key: Any, leaves: list[Any], structure: tree.Structure, tensors: list[Tensor]) -> Specialized:

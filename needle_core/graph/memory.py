@@ -11,6 +11,7 @@ from bisect import insort
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
+from needle_core.graph.alike import neighbours
 from needle_core.graph.fuse import REDUCTIONS
 from needle_core.graph.graph import Constant, Fused, Graph, Input, Node, Output, Value
 from needle_core.graph.passes import is_elementwise
@@ -33,7 +34,8 @@ class Memory(NamedTuple):
 def committed_last(graph: Graph, replaced: Mapping[int, int]) -> Graph:
     """The graph with the nodes that give new values of state last, as far as what comes after them cannot fail.
 
-    A node that fails must find the state as it was. `replaced` says which input each such output replaces.
+    A node that fails must find the state as it was. `replaced` says which input each such output replaces. Among these nodes,
+    those that are alike stand one after the other.
     """
     readers: dict[Node, list[Node]] = {}
     for node in graph.nodes:
@@ -51,7 +53,7 @@ def committed_last(graph: Graph, replaced: Mapping[int, int]) -> Graph:
     for node in graph.nodes:
         if node in last:
             last.update(readers.get(node, ()))
-    nodes = [*(n for n in graph.nodes if n not in last), *(n for n in graph.nodes if n in last)]
+    nodes = [*(n for n in graph.nodes if n not in last), *neighbours([n for n in graph.nodes if n in last])]
     return Graph(graph.inputs, nodes, graph.outputs)
 
 
