@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test mutants docs bench lint types native fuzz sanitize valgrind clean
+.PHONY: help demo test mutants docs bench gpu lint types native fuzz sanitize valgrind clean
 
 DEVICE ?=
 ARGS ?=
@@ -48,6 +48,11 @@ docs: $(READY)  ## write the pages of docs/ that are made from the code
 
 bench: $(BUILT)  ## measure
 	.venv/bin/python -m pytest benchmarks --quiet --capture=no $(ARGS)
+
+# CUDA's libraries are a gigabyte: only who has a GPU gets them.
+gpu: $(READY)  ## test and measure on a GPU, and write a report; `make gpu ARGS=--simulated` in small without one
+	$(if $(findstring --simulated,$(ARGS)),,$(UV) pip install --quiet --python .venv/bin/python -e 'plugins/cuda_backend[cuda13]')
+	.venv/bin/python benchmarks/gpu/visit.py $(ARGS)
 
 lint: $(READY)  ## check style, format and types
 	.venv/bin/ruff check

@@ -1,7 +1,7 @@
 """Five training steps in Needle, for GPUs: python steps.py [--device cuda:0] [--small] WORKLOAD
 
-The table that these steps are measured for says which precision: float32 (no TF32), or bfloat16 by `ndl.autocast`. Models
-and batches are those of torch_steps.py and jax_steps.py beside this file; `sizes` of all three agree.
+Precision is float32 (no TF32), or where a name says so bfloat16 by `ndl.autocast`. torch_steps.py and jax_steps.py beside this
+file have the same models, batches and optimizer.
 
 Prints `ready SECONDS LOSS`, the time of the first step with all compilation, and its loss, once warm. Then for each line `N`
 on standard input it runs N steps and prints `SECONDS LOSS`: the wall time of all with all work finished, and the last loss.
