@@ -18,8 +18,9 @@ from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.graph.costs import nbytes, operations
 from needle_core.graph.graph import Node
 from needle_core.graph.plan import Plan
-from needle_cuda_backend.body import recipe_of_node
-from needle_cuda_backend.recipe import Launch
+from needle_core.graph.units import units
+from needle_cuda_backend.compiler import recipe_of_unit
+from needle_cuda_backend.recipe import Launch, Many
 from needle_cuda_backend.unit import cubin, source_of
 
 BANDWIDTH = 3.0e12
@@ -35,9 +36,7 @@ def plan_of(name: str) -> Plan:
     ndl.set_default_device("cuda:0")
     step = ndl.compile(WORKLOADS[name]())
     step()
-    (program,) = next(iter(step._programs.values()))
-    plan: Plan = program.plan
-    return plan
+    return step.plan
 
 
 def seconds(nodes: list[Node]) -> float:
@@ -73,16 +72,17 @@ def main() -> None:
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for name in WORKLOADS:
         plan = plan_of(name)
-        nodes = [node for node in plan.graph.nodes if node.name != "reshape"]
-        issued = [x for node in nodes for x in recipe_of_node(node, fixed=True).operations]
-        launches = [x for x in issued if isinstance(x, Launch)]
+        parts = units(plan)
+        nodes = [node for unit in parts for node in unit.nodes]
+        issued = [x for unit in parts for x in recipe_of_unit(unit).operations]
+        launches = [x for x in issued if isinstance(x, Launch | Many)]
         entries = {x.entry for x in launches}
         source = source_of(entries) + f"// {time.time()}\n"  # so that it is not found in the cache
         start = time.perf_counter()
         usage = cubin(source, args.architecture).usage().values()
         took = time.perf_counter() - start
         row = (
-            name, len(nodes), len(launches), len(issued) - len(launches), len(entries), f"{took:.2f}",
+            name, len(parts), len(launches), len(issued) - len(launches), len(entries), f"{took:.2f}",
             max(registers for registers, _ in usage), max(spilled for _, spilled in usage),
             f"{sum(map(nbytes, nodes)) / 1e6:.2f}", f"{sum(map(operations, nodes)) / 1e9:.3f}",
             f"{seconds(nodes) * 1e6:.1f}", f"{floor(plan) * 1e6:.1f}",

@@ -20,6 +20,7 @@ from needle_core import tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, NeedleError, brief, warn
 from needle_core.graph.graph import Graph
+from needle_core.graph.plan import Plan
 from needle_core.graph.specialized import Specialized
 from needle_core.nn.module import Module
 from needle_core.record import mode
@@ -141,9 +142,14 @@ class Compiled(Generic[P, R]):
     @property
     def graph(self) -> Graph:
         """The graph of the latest program, after the passes. Raises CompileError before the first call."""
+        return self.plan.graph
+
+    @property
+    def plan(self) -> Plan:
+        """What the backend made the latest program of. Raises CompileError before the first call."""
         if not self._history:
             raise CompileError(f"{self.name} has no graph before its first call")
-        return self._history[-1].graph
+        return self._history[-1].plan
 
     def report(self, *, instructions: bool = False, profile: bool = False) -> str:
         """What was captured, why, and what became of it: one paragraph for each program.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from needle_core.autograd import no_grad
@@ -46,12 +47,11 @@ def recipe_of_body(name: str, call: Call) -> Recipe:
     return recipe
 
 
-def recipe_of_node(node: Node, *, fixed: bool) -> Recipe:
-    """What a node of a plan consists of."""
+def recipe_of_node(node: Node, outputs: Sequence[Value] = (), *, fixed: bool) -> Recipe:
+    """What a node of a plan consists of; its kernel gives its outputs, or those that are said."""
     if isinstance(node, Fused):
         return recipe_of(program_of(node), fixed)
     kernel: Any = node.op.kernel_for(node.spec)
-    recipe: Recipe = kernel.recipe(
-        Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in node.outputs), node.attrs, fixed)
-    )
+    inputs, results = ([v.spec for v in values] for values in (node.inputs, outputs or node.outputs))
+    recipe: Recipe = kernel.recipe(Call(tuple(inputs), tuple(results), node.attrs, fixed))
     return recipe

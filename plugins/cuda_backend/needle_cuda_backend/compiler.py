@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 from weakref import finalize
 
 from needle_core.backend import Executable
 from needle_core.errors import KernelError
+from needle_core.graph.alike import flat
 from needle_core.graph.executor import failed
-from needle_core.graph.graph import Constant, Node, Value
+from needle_core.graph.graph import Constant, Fused, Node, Value
 from needle_core.graph.plan import Plan
+from needle_core.graph.units import Unit, units
 from needle_cuda_backend import debug
 from needle_cuda_backend.body import recipe_of_node
 from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.issue import Address, Bind, Run, addresses, prepared
+from needle_cuda_backend.loops import recipe_of_many
 from needle_cuda_backend.memory import Buffer, Memory
 from needle_cuda_backend.recipe import Place, Recipe
 
@@ -41,14 +44,13 @@ class _Step:
         self.plan, self.driver = plan, driver
         graph = plan.graph
         self._inputs = {v: j for j, v in enumerate(graph.inputs)}
-        self.nodes = [node for node in graph.nodes if not self._is_nothing(node)]
-        self.recipes = [recipe_of_node(node, fixed=True) for node in self.nodes]
+        self.units = units(plan)
+        self.recipes = [recipe_of_unit(unit) for unit in self.units]
         self._can_fail = any(recipe.failure for recipe in self.recipes)
         if self._can_fail:
             self._commit_unless_failed()
-        self._marks = [
-            driver.mark(partial(_refuse, *x)) if x[1].failure else 0 for x in zip(self.nodes, self.recipes, strict=True)
-        ]
+        by_unit = zip(self.units, self.recipes, strict=True)
+        self._marks = [driver.mark(partial(_refuse, u.nodes[0], r)) if r.failure else 0 for u, r in by_unit]
         finalize(self, driver.forget, self._marks).atexit = False
         self._results = [k for k, v in enumerate(graph.outputs) if plan.memory.get(v) == ("output", k)]
         self._memory = self._allocate(plan.arena, max((r.scratch for r in self.recipes), default=0))
@@ -56,6 +58,7 @@ class _Step:
         self._slots: dict[int, Memory] = {}  # of arguments that move
         self._key: tuple[int, ...] = ()
         self._replay: Run | None = None
+        self._captured: list[Run] = []
         self._never_captured = debug.is_on()
         debug.dump(plan, self.recipes, driver)
 
@@ -72,8 +75,8 @@ class _Step:
                 self._move(buffers, given)
                 self._issue(given)
             elif self._replay is None and not self._never_captured:
-                runs = self._bound(given)
-                self._replay = self.driver.captured(partial(_all, runs))
+                self._captured = self._bound(given)  # kept, for they have memory that is read
+                self._replay = self.driver.captured(partial(_all, self._captured))
                 self._replay()
             elif self._replay is None:
                 self._issue(given)
@@ -85,11 +88,11 @@ class _Step:
     def profile(self, *buffers: Buffer) -> Mapping[Node, float]:
         """The seconds that each node takes, in a run whose results nobody gets."""
         with self.driver.lock:
-            seconds = {}
+            seconds: dict[Node, float] = {}
             given = [b.address for b in buffers]
-            for node, binds, address in zip(self.nodes, self._operations, self._addresses(given), strict=True):
+            for unit, binds, address in zip(self.units, self._operations, self._addresses(given), strict=True):
                 runs = [bind(address) for bind in binds]
-                seconds[node] = self.driver.seconds(partial(_all, runs))
+                seconds |= unit.shares(self.driver.seconds(partial(_all, runs)))
             return seconds
 
     # -- addresses ----------------------------------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ class _Step:
         self._key, self._replay = tuple(given), None
 
     def _addresses(self, given: Sequence[int]) -> list[Address]:
-        """For each node, what gives the places of its recipe addresses."""
+        """For each unit, what gives the places of its recipe addresses."""
         arena, results, scratch = self._memory
 
         def of(v: Value) -> int:
@@ -119,13 +122,13 @@ class _Step:
             return given[number] if region == "input" else results[number].address
 
         return [
-            addresses(self.driver, [*map(of, node.inputs)], [*map(of, node.outputs)], scratch.address, mark)
-            for mark, node in zip(self._marks, self.nodes, strict=True)
+            addresses(self.driver, [*map(of, unit.inputs)], [*map(of, unit.outputs)], scratch.address, mark)
+            for mark, unit in zip(self._marks, self.units, strict=True)
         ]
 
     def _bound(self, given: Sequence[int]) -> list[Run]:
-        by_node = zip(self._addresses(given), self._operations, strict=True)
-        runs = [bind(address) for address, binds in by_node for bind in binds]
+        by_unit = zip(self._addresses(given), self._operations, strict=True)
+        runs = [bind(address) for address, binds in by_unit for bind in binds]
         return [*runs, self.driver.publish] if self._can_fail else runs
 
     def _issue(self, given: Sequence[int]) -> None:
@@ -133,10 +136,10 @@ class _Step:
         if not self._never_captured:
             _all(self._bound(given))
             return
-        by_node = zip(self.nodes, self.recipes, self._operations, self._addresses(given), strict=True)
-        for node, recipe, binds, address in by_node:
+        by_unit = zip(self.units, self.recipes, self._operations, self._addresses(given), strict=True)
+        for unit, recipe, binds, address in by_unit:
             for operation, bind in zip(recipe.operations, binds, strict=True):
-                debug.watched(self.driver, node, operation, bind(address))
+                debug.watched(self.driver, unit.nodes[0], operation, bind(address))
         self.driver.publish()
 
     def _allocate(self, arena: int, scratch: int) -> tuple[Memory, dict[int, Memory], Memory]:
@@ -173,19 +176,20 @@ class _Step:
 
     def _commit_unless_failed(self) -> None:
         """Let kernels that write state do nothing once a number was refused: all that can refuse comes before them."""
-        for node, recipe in zip(self.nodes, self.recipes, strict=True):
-            if any(self.plan.memory[y].region == "input" for y in node.outputs):
+        for unit, recipe in zip(self.units, self.recipes, strict=True):
+            if any(self.plan.memory[y].region == "input" for y in unit.outputs):
                 recipe.operations = [
                     x._replace(entry=x.entry.unless_failed(), arguments=(*x.arguments, Place("failure")))
                     for x in recipe.operations  # launches: only what is elementwise or reduces may write state so late
                 ]
 
-    def _is_nothing(self, node: Node) -> bool:
-        """Whether a node only gives another shape to what stays where it is."""
-        return node.name == "reshape" and self._home(node.inputs[0]) == self._home(node.outputs[0])
 
-    def _home(self, v: Value) -> Any:
-        return ("input", self._inputs[v]) if v in self._inputs else self.plan.memory.get(v)
+def recipe_of_unit(unit: Unit) -> Recipe:
+    """What a unit of a plan consists of."""
+    if not unit.is_group:
+        return recipe_of_node(unit.nodes[0], unit.outputs, fixed=True)
+    programs = [flat(node) for node in unit.nodes if isinstance(node, Fused)]
+    return recipe_of_many([program for program in programs if program is not None])
 
 
 def _refuse(node: Node, recipe: Recipe) -> NoReturn:

@@ -14,7 +14,7 @@ from needle_core.graph.graph import Node
 from needle_core.graph.plan import Plan
 from needle_core.plugins.environment import flag
 from needle_cuda_backend.driver import Driver
-from needle_cuda_backend.recipe import Launch, Recipe
+from needle_cuda_backend.recipe import Launch, Many, Recipe
 from needle_cuda_backend.unit import cubin, source_of
 
 DUMPED_FOR: Final = "sm_90a"
@@ -37,7 +37,7 @@ def watched(driver: Driver, node: Node, operation: Any, run: Callable[[], None])
         if isinstance(cause, NeedleError) and not isinstance(cause, KernelError):
             raise  # a number that was refused, with the line of the user's
         details = {"node": f"{node.name}, {node.source}", "operation": _told(operation)}
-        if isinstance(operation, Launch):
+        if isinstance(operation, Launch | Many):
             details["source"] = "\n" + operation.entry.body
         raise KernelError(f"{node.name}: {cause}", details=details) from cause
 
@@ -48,7 +48,7 @@ def dump(plan: Plan, recipes: Sequence[Recipe], driver: Driver) -> None:
         return
     folder = Path(chosen) / f"step{next(_numbers)}"
     folder.mkdir(parents=True, exist_ok=True)
-    source = source_of(x.entry for recipe in recipes for x in recipe.operations if isinstance(x, Launch))
+    source = source_of(x.entry for recipe in recipes for x in recipe.operations if isinstance(x, Launch | Many))
     (folder / "kernels.cu").write_text(source)
     architecture = DUMPED_FOR if driver.architecture == "simulated" else driver.architecture
     (folder / "kernels.cubin").write_bytes(cubin(source, architecture).code)
@@ -65,4 +65,6 @@ def dump(plan: Plan, recipes: Sequence[Recipe], driver: Driver) -> None:
 def _told(operation: Any) -> str:
     if isinstance(operation, Launch):
         return f"{operation.entry.name}, grid {operation.grid}, blocks {operation.block}"
+    if isinstance(operation, Many):
+        return f"{operation.entry.name}, {sum(n for _, n in operation.members)} elements of {len(operation.members)} members"
     return str(operation)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from needle_cuda_backend.convolution import CudnnCall
 from needle_cuda_backend.cublaslt import fastest
 from needle_cuda_backend.driver import WORKSPACE, Driver
 from needle_cuda_backend.linalg import MatrixProduct
-from needle_cuda_backend.recipe import Launch, Place, Recipe
+from needle_cuda_backend.loops import THREADS
+from needle_cuda_backend.memory import Memory
+from needle_cuda_backend.recipe import Launch, Many, Place, Recipe
 
 Address: TypeAlias = Callable[[Place], int]
 Run: TypeAlias = Callable[[], None]
@@ -30,7 +34,7 @@ def addresses(driver: Driver, inputs: Sequence[int], outputs: Sequence[int], scr
 
 def prepared(driver: Driver, recipes: Sequence[Recipe]) -> list[list[Bind]]:
     """For each recipe its operations, made ready for a device. All kernels that are new to it are compiled together."""
-    launches = [x for recipe in recipes for x in recipe.operations if isinstance(x, Launch)]
+    launches = [x for recipe in recipes for x in recipe.operations if isinstance(x, Launch | Many)]
     functions = driver.functions(x.entry for x in launches)
     return [[_PREPARE[type(x)](driver, x, functions) for x in recipe.operations] for recipe in recipes]
 
@@ -43,6 +47,30 @@ def _launch(driver: Driver, x: Launch, functions: Mapping[str, Any]) -> Bind:
         return lambda: launch(function, x.grid, x.block, arguments)
 
     return bind
+
+
+def _many(driver: Driver, x: Many, functions: Mapping[str, Any]) -> Bind:
+    function, blocks = functions[x.entry.name], [-(-n // x.each) for _, n in x.members]
+    table = [(member, i * x.each) for member, count in enumerate(blocks) for i in range(count)]
+
+    def bind(address: Address) -> Run:
+        rows = [(*map(address, places), n) for places, n in x.members]
+        kept = [_on_device(driver, numbers) for numbers in (rows, table)]
+        arguments = [memory.address for memory in kept] + [address(a) if isinstance(a, Place) else a for a in x.arguments]
+
+        def run(kept: Sequence[Memory] = kept) -> None:
+            driver.launch(function, (len(table), 1, 1), (THREADS, 1, 1), arguments)
+
+        return run
+
+    return bind
+
+
+def _on_device(driver: Driver, numbers: Sequence[tuple[int, ...]]) -> Memory:
+    array = np.array(numbers, np.int64)
+    memory = driver.allocate(array.nbytes)
+    driver.write(memory.address, array)
+    return memory
 
 
 def _product(driver: Driver, x: MatrixProduct, _: Mapping[str, Any]) -> Bind:
@@ -80,6 +108,7 @@ def _cudnn(driver: Driver, x: CudnnCall, _: Mapping[str, Any]) -> Bind:
 
 _PREPARE: Final[Mapping[type, Callable[[Driver, Any, Mapping[str, Any]], Bind]]] = {
     Launch: _launch,
+    Many: _many,
     MatrixProduct: _product,
     CudnnCall: _cudnn,
 }

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from needle_core.graph.program import Instruction, Program, Store, row_major
 from needle_core.spec import DType, bool_, float32, float64, int32, int64, uint8
-from needle_cuda_backend.recipe import Entry, Launch, Numbers, Place, Recipe, computed, stored
+from needle_cuda_backend.recipe import Entry, Launch, Many, Numbers, Place, Recipe, computed, stored
 
 THREADS: Final = 256
 BLOCKS: Final = 264
@@ -115,11 +115,12 @@ class _Body:
         reads = dict.fromkeys(f"const {stored(r.dtype)}* {r.name}" for r in self.loads.values())
         return [*reads, *(f"{stored(r.dtype)}* {r.name}" for r in self.targets), *(["int* flag", "int64 mark"] * self.can_fail)]
 
-    def places(self) -> list[Place | int]:
+    def operands(self) -> list[Place]:
         reads = dict.fromkeys(int(r.name[1:]) for r in self.loads.values())
-        places: list[Place | int] = [Place("input", i) for i in reads]
-        places += [Place("output", y.output) for y in self.written]
-        return places + [Place("failure"), Place("mark")] * self.can_fail
+        return [*(Place("input", i) for i in reads), *(Place("output", y.output) for y in self.written)]
+
+    def places(self) -> list[Place | int]:
+        return [*self.operands(), *([Place("failure"), Place("mark")] * self.can_fail)]
 
     def counters(self, group: int, linear: str) -> list[str]:
         """The indexes along the axes of a group, from its counter."""
@@ -197,6 +198,34 @@ class _Body:
                 call = f"rounded<{x.dtype.name}>({call})"
             lines.append(f"const {kind} r{i} = {call};")
         return lines
+
+
+def recipe_of_many(programs: Sequence[Program]) -> Recipe:
+    """One launch for programs over one axis that are alike but for its length; their operands come one after the other."""
+    stores = programs[0].stores
+    by_packs, by_one = (_Body(replace(programs[0], shape=(n,)), stores, [(0,)], Numbers(fixed=True)) for n in (4096, 4097))
+    pointers, operands = by_packs.parameters(), by_packs.operands()
+    lines = [
+        "using Index = int64;",
+        f"const int64* const member = members + blocks[2 * blockIdx.x] * {len(pointers) + 1};",
+        *(f"{pointer} = ({pointer.rpartition(' ')[0]})member[{k}];" for k, pointer in enumerate(pointers)),
+        f"const int64 n = member[{len(pointers)}];",
+        f"int64 i0 = blocks[2 * blockIdx.x + 1] + threadIdx.x * {by_packs.width};",
+        f"if (i0 + {by_packs.width} <= n) {{",
+        *(f"  {line}" for line in by_packs.element("i0", [])),
+        "} else {",
+        "  for (; i0 < n; ++i0) {",
+        *(f"    {line}" for line in by_one.element("i0", [])),
+        "  }",
+        "}",
+    ]
+    entry = Entry.named(_label("many", programs[0]), ["const int64* members", "const int64* blocks"], "\n".join(lines))
+    count = {region: 1 + max((x.number for x in operands if x.region == region), default=-1) for region in ("input", "output")}
+    members = [
+        (tuple(x._replace(number=x.number + k * count[x.region]) for x in operands), program.shape[0])
+        for k, program in enumerate(programs)
+    ]
+    return Recipe([Many(entry, tuple(members), THREADS * by_packs.width)])
 
 
 def _of_bits(program: Program) -> Program:

@@ -62,6 +62,20 @@ class Launch(NamedTuple):
     arguments: tuple[Place | int, ...]
 
 
+class Many(NamedTuple):
+    """An entry that does the same for several members, whose places and numbers of elements stand in a table on the device.
+
+    Its first arguments are the table of members, a row of addresses and a number for each, and that of blocks, which member
+    each belongs to and its first element.
+    """
+
+    entry: Entry
+    members: tuple[tuple[tuple[Place, ...], int], ...]
+    each: int
+    """Elements to a block."""
+    arguments: tuple[Place | int, ...] = ()
+
+
 @dataclass
 class Recipe:
     """Operations, one after the other, the bytes of scratch memory that they need, and the error if one refuses a number.

@@ -13,11 +13,12 @@ import pytest
 import needle_core as ndl
 from needle_core.backend import device
 from needle_core.benchmark.workloads import WORKLOADS
+from needle_core.graph.units import units
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Device, Spec
 from needle_cuda_backend import direct, index, loss, normalize, pooling, recurrent, reduce
-from needle_cuda_backend.body import recipe_of_node
-from needle_cuda_backend.recipe import Call, Launch, Recipe
+from needle_cuda_backend.compiler import recipe_of_unit
+from needle_cuda_backend.recipe import Call, Launch, Many, Recipe
 from needle_cuda_backend.unit import cubin, source_of
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
@@ -137,8 +138,7 @@ def test_steps_need_few_registers(name: str, cuda: Device) -> None:
         step()
     finally:
         ndl.set_default_device(None)
-    nodes = [node for node in step.graph.nodes if node.name != "reshape"]
-    launches = [x for node in nodes for x in recipe_of_node(node, fixed=True).operations if isinstance(x, Launch)]
+    launches = [x for unit in units(step.plan) for x in recipe_of_unit(unit).operations if isinstance(x, Launch | Many)]
     for architecture in ("sm_80", "sm_90a"):
         usage = cubin(source_of(x.entry for x in launches), architecture).usage()
         assert usage
