@@ -7,16 +7,17 @@ eager call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
 import needle_core as ndl  # the ops, which need this first
+from needle_core import record
 from needle_core.errors import BoundsError, KernelError, NeedleError, brief
-from needle_core.record import Node, Symbol, mode
-from needle_core.spec import DEFAULT, MEET, Spec
+from needle_core.record import Narrowing, Node, Symbol, mode
+from needle_core.spec import DEFAULT, MEET, DType, Spec
 from needle_core.tensor import Tensor, buffer_of, constant, leaked, tensor_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
 
     def run(*args: Tensor) -> Any:
         nonlocal calls, whole
+        if mode.autocast is not None:  # it computes as it does where there is a kernel for it
+            with Narrowing(None):
+                return run(*args)
         if plans and (is_ruled or not _is_recorded(args)):
             if whole is None:
                 calls += 1
@@ -129,6 +133,25 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
             y.node = Node(op, args, buffers, attrs, spec)
             y.tracked = True
         return y
+
+    return run
+
+
+def launch_narrowed(op: Op[..., Any], dtypes: Sequence[DType], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+    """Call a product, within `ndl.autocast`, on operands of these dtypes. What it gives is as without: as in `spec`.
+
+    The casts are recorded, so that the gradient is computed in these dtypes as well.
+    """
+
+    def cast(x: Tensor, dtype: DType) -> Tensor:
+        return x if x.spec.dtype is dtype else ndl.ops.astype(x, dtype=dtype)
+
+    def run(*args: Tensor) -> Any:
+        with Narrowing(None):
+            y = op(*map(cast, args, dtypes), **attrs)
+            if isinstance(spec, tuple):
+                return tuple(cast(z, s.dtype) for z, s in zip(y, spec, strict=True))
+            return cast(y, spec.dtype)
 
     return run
 
@@ -177,8 +200,10 @@ def _require_promised(op: Op[..., Any], result: Any, spec: Spec | tuple[Spec, ..
         raise error.located(op.name, op.describe(args))
 
 
-def in_class(cls: type[tuple[Any, ...]], run: Run) -> Run:
+def in_class(cls: type, run: Run) -> Run:
     """`run` with its results in the class of tuples in which the door gave their specs: a named tuple, or one of a plugin."""
+    if cls is Spec or cls is tuple:
+        return run
     make = getattr(cls, "_make", cls)
     return lambda *args: make(run(*args))
 
@@ -245,13 +270,14 @@ def of_shape(op: Op[..., R], runs: dict[Any, Run]) -> Callable[..., R]:
 
 def of_two(op: Op[..., R], pairs: dict[Any, tuple[Any, ...]]) -> Callable[[Any, Any], R]:
     """`op(a, b)` for a tensor `a` without what other calls need, which saves 0.5 us: the operators of tensors are these."""
+    is_product = op.is_product
 
     def call(a: Any, b: Any) -> Any:
         try:
             kernel, spec, attrs, floating = pairs[a.spec, b.spec]
         except (AttributeError, KeyError):
             kernel = None
-        if kernel is None:
+        if kernel is None or (is_product and not record.exact and mode.autocast is not None):
             kind = b.__class__
             if kind in DEFAULT:
                 return call(a, constant(b, MEET[a.spec.dtype, kind], a.spec.device))

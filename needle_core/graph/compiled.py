@@ -16,12 +16,13 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import numpy as np
 
 import needle_core.op as engine
-from needle_core import tree
+from needle_core import record, tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, NeedleError, brief, warn
 from needle_core.graph.graph import Graph
 from needle_core.graph.specialized import Specialized
 from needle_core.nn.module import Module
+from needle_core.precision import matmul_precision
 from needle_core.record import mode
 from needle_core.tensor import Tensor
 
@@ -46,7 +47,8 @@ class Compiled(Generic[P, R]):
         if mode.trace is not None or engine.watcher is not None:  # part of what another captures; or someone looks at the ops
             return self.function(*args, **kwargs)
         try:
-            key = None if kwargs else (mode.grad, default_device().name, *map(_read_off, args))
+            modes = () if record.exact else (mode.autocast, matmul_precision())
+            key = None if kwargs else (mode.grad, default_device().name, *modes, *map(_read_off, args))
             programs = self._short.get(key, ())
         except (AttributeError, TypeError):  # an argument that is no tensor
             key, programs = None, ()
@@ -61,7 +63,8 @@ class Compiled(Generic[P, R]):
         leaves, structure = tree.flatten((args, kwargs), whole=_is_module)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         try:
-            key: Any = (structure, *map(_key, leaves), _aliases(tensors), mode.grad, default_device())
+            modes = mode.grad, mode.autocast, matmul_precision(), default_device()
+            key: Any = (structure, *map(_key, leaves), _aliases(tensors), *modes)
         except CompileError as error:
             error.details["function"] = self.name
             raise

@@ -22,6 +22,7 @@ from needle_core.graph.graph import Fused
 from needle_core.graph.guards import Guards
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import Plan, executable, planned
+from needle_core.precision import settings
 from needle_core.record import Ended
 from needle_core.tensor import NotKept, Tensor, tensor_of
 
@@ -46,7 +47,7 @@ class Specialized:
         keep_grads: bool,
     ) -> None:
         self.key, self.reason = key, ""
-        self.signature = {f"argument {i}": _told(leaf) for i, leaf in enumerate(leaves)}
+        self.signature = {**{f"argument {i}": _told(leaf) for i, leaf in enumerate(leaves)}, **settings()}
         objects = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         self._objects = objects  # keeps alive those that are known by identity
 
