@@ -7,7 +7,7 @@ eager call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 
@@ -17,7 +17,7 @@ import needle_core as ndl  # the ops, which need this first
 from needle_core import record
 from needle_core.errors import BoundsError, KernelError, NeedleError, brief
 from needle_core.record import Narrowing, Node, Symbol, mode
-from needle_core.spec import DEFAULT, MEET, DType, Spec
+from needle_core.spec import DEFAULT, MEET, DType, Spec, float32
 from needle_core.tensor import Tensor, buffer_of, constant, leaked, tensor_of
 
 if TYPE_CHECKING:
@@ -137,11 +137,19 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
     return run
 
 
-def launch_narrowed(op: Op[..., Any], dtypes: Sequence[DType], spec: Spec | tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-    """Call a product, within `ndl.autocast`, on operands of these dtypes. What it gives is as without: as in `spec`.
+def narrowed(op: Op[..., Any], specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+    """What to run for a product within `ndl.autocast`: it itself between casts, or its body, whose products are narrowed.
 
-    The casts are recorded, so that the gradient is computed in these dtypes as well.
+    Its body is recorded where there is no kernel that would be faster, or no gradient but the body's. The casts are recorded
+    too, so that gradients are computed in half precision. What is not computed in float32 is computed as always.
     """
+    half, dtypes = mode.autocast, op.promoted([s.dtype for s in specs])
+    spec, _ = op.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)
+    if half is not None and {d for d in dtypes if d.is_floating} == {float32}:
+        is_ruled = op.rules is not None or op.joint is not None
+        if op.body is not None and not (is_ruled and op.kernel_for(spec) is not None):
+            return in_class(spec.__class__, lambda *args: own(op.run_body(*args, **attrs), args))
+        dtypes = [half if d is float32 else d for d in dtypes]
 
     def cast(x: Tensor, dtype: DType) -> Tensor:
         return x if x.spec.dtype is dtype else ndl.ops.astype(x, dtype=dtype)
@@ -153,7 +161,7 @@ def launch_narrowed(op: Op[..., Any], dtypes: Sequence[DType], spec: Spec | tupl
                 return tuple(cast(z, s.dtype) for z, s in zip(y, spec, strict=True))
             return cast(y, spec.dtype)
 
-    return run
+    return in_class(spec.__class__, run)
 
 
 def _is_recorded(args: tuple[Tensor, ...]) -> bool:

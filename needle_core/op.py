@@ -27,21 +27,9 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import (
-    Run,
-    fail,
-    in_class,
-    launch,
-    launch_body,
-    launch_narrowed,
-    of_one,
-    of_shape,
-    of_two,
-    own,
-    write_down,
-)
+from needle_core.launch import Run, fail, in_class, launch, launch_body, narrowed, of_one, of_shape, of_two, write_down
 from needle_core.record import Node, mode
-from needle_core.spec import DEFAULT, DType, Spec, float32, promote
+from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
 
 P = ParamSpec("P")
@@ -133,7 +121,7 @@ class Op(Generic[P, R]):
 
     def __call__(self, *args: P.args, **attrs: P.kwargs) -> R:
         if not record.exact and self.is_product and mode.autocast is not None:
-            return self._recall(self._narrowed, self._bind_narrowed, args, attrs)  # type: ignore[no-any-return]
+            return self._recall(self._narrowed, narrowed, args, attrs)  # type: ignore[no-any-return]
         if not attrs and len(args) == 2:  # as `of_two`, whose call would cost 0.1 us
             a: Any
             b: Any
@@ -177,7 +165,7 @@ class Op(Generic[P, R]):
             if all(isinstance(a, Tensor) for a in args):
                 return self(*args, **attrs)
         if mode.trace is not None:
-            return self._recall(self._traced, self._bind, args, attrs)
+            return self._recall(self._traced, Op._bind, args, attrs)
         try:
             self._check_arguments(args, attrs)
             tensors = self._lift(args)
@@ -215,7 +203,7 @@ class Op(Generic[P, R]):
                 self._check_arguments(args, attrs)
                 args = self._lift(args)
                 specs = (*map(_spec_of, args),)
-                run = bind(specs, attrs)
+                run = bind(self, specs, attrs)
             except NeedleError as error:
                 raise error.located(self.name, self.describe(args)) from error.__cause__
             if all(map(_is_key, attrs.values())) and len(memo) < MEMO_LIMIT:
@@ -274,17 +262,17 @@ class Op(Generic[P, R]):
             raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
         device = devices.pop() if devices else None
         lifted = [a if type(a) in DEFAULT or isinstance(a, Tensor) else Tensor(a, device=device) for a in args]
-        dtypes = self._promoted([a.spec.dtype if isinstance(a, Tensor) else type(a) for a in lifted])
+        dtypes = self.promoted([a.spec.dtype if isinstance(a, Tensor) else type(a) for a in lifted])
         return tuple(a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(lifted, dtypes, strict=True))
 
-    def _promoted(self, dtypes: list[Any]) -> list[DType]:
+    def promoted(self, dtypes: list[Any]) -> list[DType]:
         """The dtype that each operand is to have, by the door's promotion rule; without one, its own."""
         rule = getattr(self.door, "promotion", None)
         return list(rule(*dtypes)) if rule else [promote(d) for d in dtypes]
 
     def _bind(self, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
         """What to run for operands of these specs with these attributes."""
-        dtypes = self._promoted([s.dtype for s in specs])
+        dtypes = self.promoted([s.dtype for s in specs])
         if any(s.dtype is not d for s, d in zip(specs, dtypes, strict=True)):
             self.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)  # refuses what was written
             astype = OPS["astype"]
@@ -295,18 +283,6 @@ class Op(Generic[P, R]):
         spec, canonical = self.door(*specs, **attrs)
         run = self._runner(specs, spec, canonical)
         return in_class(spec.__class__, run)
-
-    def _bind_narrowed(self, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
-        """What to run within `ndl.autocast`. Without kernel or gradient of its own, the products in the body are narrowed."""
-        dtypes = self._promoted([s.dtype for s in specs])
-        spec, _ = self.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)
-        half = mode.autocast
-        if half is not None and {d for d in dtypes if d.is_floating} == {float32}:
-            is_ruled = self.rules is not None or self.joint is not None
-            if self.body is not None and not (is_ruled and self.kernel_for(spec) is not None):
-                return in_class(spec.__class__, lambda *args: own(self.run_body(*args, **attrs), args))
-            dtypes = [half if d is float32 else d for d in dtypes]
-        return in_class(spec.__class__, launch_narrowed(self, dtypes, spec, attrs))
 
     def _runner(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], canonical: dict[str, Any]) -> Run:
         """What to run where the door has given this output and these canonical attributes."""
@@ -354,7 +330,7 @@ class Op(Generic[P, R]):
         """What the body of a composite gives, also where a backend has a kernel for it."""
         if self.body is None:
             raise ArgumentError(f"{self.name} is a primitive and has no body")
-        dtypes = self._promoted([t.spec.dtype for t in tensors])
+        dtypes = self.promoted([t.spec.dtype for t in tensors])
         ready = [t if t.spec.dtype is d else OPS["astype"](t, dtype=d) for t, d in zip(tensors, dtypes, strict=True)]
         return self.body(*ready, **self.door(*map(_spec_of, ready), **attrs)[1])
 

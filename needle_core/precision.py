@@ -47,9 +47,10 @@ def matmul_precision() -> MatmulPrecision:
 
 
 def set_matmul_precision(precision: MatmulPrecision) -> None:
-    """Permit products of float32 to round what they multiply to 10 bits, with "tf32", or forbid it again, with "float32".
+    """Permit products of float32 to round what they read to TF32's 11 bits, with "tf32", or forbid it again, with "float32".
 
-    It is no promise: a backend that has no such units computes in float32. What is compiled is captured anew.
+    It is no promise: a backend without such units computes in float32. It holds in all threads, and what is compiled is
+    captured anew.
 
     Raises: ArgumentError for another word
     """

@@ -16,6 +16,9 @@ from needle_core.errors import CompileError
 from needle_core.graph import passes
 from needle_core.graph.fuse import fused
 from needle_core.graph.graph import Fused, Graph, Value
+from needle_core.testing import CASES
+from needle_core.testing.suite import core_ops
+from tests.devices import on_the_host
 from tests.graph.captures import graph_of, of, ops_of, results
 from tests.graph.regimes import bits, different
 
@@ -203,6 +206,18 @@ def widened_readers(x: Tensor) -> Any:
 def turned(x: Tensor) -> Any:
     y = ndl.permute_dims(x.reshape(2, 3, 2), axes=(2, 0, 1))
     return y.astype("bfloat16"), x.T.astype("float16") @ x.T.astype("float16").T, y.astype("float64")
+
+
+@on_the_host
+@pytest.mark.parametrize("op", [op for op in core_ops() if op.is_product], ids=lambda op: op.name)
+def test_products_in_half_precision_fill_memory_of_their_own(op: Any) -> None:
+    """Then a copy lies in memory as they do, and two casts of one that undo each other can be left out."""
+    for sample in CASES[op.name].samples:
+        drawn = [Tensor(array.astype(np.float16 if array.dtype.kind == "f" else array.dtype)) for array in sample.draw(op.name)]
+        made = op(*drawn, **sample.arguments)
+        for y in made if isinstance(made, tuple) else (made,):
+            array = y.numpy()
+            assert not array.size or array.astype(np.float32).astype(np.float16).strides == array.strides, sample
 
 
 @pytest.mark.parametrize(
