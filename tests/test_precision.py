@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ import needle_core as ndl
 from needle_core import Tensor, nn
 from needle_core.doors import contracted
 from needle_core.errors import ArgumentError, DtypeError
+from needle_core.op import KERNELS
 from needle_core.precision import matmul_precision
 from needle_core.testing.suite import core_ops
+from tests.devices import on_the_host
 
 ABOVE = 1 + 2.0**-10
 ONE = np.float32(1)
@@ -159,6 +161,40 @@ def test_composites_are_narrowed_if_they_are_declared_as_products() -> None:
         assert plain(full(1, 2), full(2, 1)).item() > 2
         assert declared(full(1, 2), full(2, 1)).item() == 2
     assert declared(full(1, 2), full(2, 1)).item() > 2
+
+
+class Parts(NamedTuple):
+    """What an op of a plugin gives."""
+
+    left: Tensor
+    right: Tensor
+
+
+@ndl.composite(lambda *x: (Parts(contracted(*x)[0], contracted(*x)[0]), {}), product=True)  # type: ignore[arg-type]
+def both(*x: Tensor) -> Parts:
+    """Twice the product of two matrices, which may stand in a list."""
+    return Parts(x[0] @ x[1], x[0] @ x[1])
+
+
+def twice(a: Any, b: Any) -> tuple[Any, Any]:
+    """Its kernel, on arrays."""
+    y = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    return y, y.copy()
+
+
+@pytest.mark.parametrize("has_kernel", [False, pytest.param(True, marks=on_the_host)])
+def test_lists_of_operands_and_results_of_a_class_stay_what_they_are(has_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = full(1, 2), full(2, 1)
+    if has_kernel:
+        monkeypatch.setitem(KERNELS, ("both", a.device.backend.name), twice)
+        monkeypatch.setattr(both, "joint", lambda g, y, *x: (None, None))
+    both.forget()
+    with ndl.autocast("bfloat16"):
+        results = both(a, b), both([a, b]), both([a, b.tolist()])
+    for y in results:
+        assert isinstance(y, Parts)
+        assert y.left.dtype is y.right.dtype is ndl.float32
+        assert y.left.item() == y.right.item() == 2
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------------
