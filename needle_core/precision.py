@@ -1,8 +1,7 @@
-"""How exactly products of matrices, convolutions and attention are computed: in half precision within `autocast`, in TF32 where
-`set_matmul_precision` permits it.
+"""How exactly products are computed: in half precision within `autocast`, in TF32 where `set_matmul_precision` permits it.
 
-Both are about products alone, the ops that are declared with `product=True`: these take most of the time, and add up in float32
-whatever they multiply. All else computes as always.
+Products are the ops that are declared with `product=True`: of matrices, convolutions, attention. They take most of the time,
+and add up in float32 whatever they multiply. All else computes as always.
 """
 
 from __future__ import annotations
@@ -24,13 +23,15 @@ _matmul: MatmulPrecision = "float32"
 
 
 def autocast(dtype: DTypeLike | None) -> Narrowing:
-    """Products inside read their float32 operands as `dtype`, "bfloat16" or "float16": `with ndl.autocast("bfloat16"):`, or as
-    a decorator `@ndl.autocast("bfloat16")`. None switches it off inside. Per thread.
+    """Products inside read float32 as `dtype`, "bfloat16" or "float16"; None switches that off inside. Per thread.
 
-    They add up in float32, and what they give is rounded to `dtype` and is float32 again. So every tensor has the dtype that it
-    has without, parameters and their gradients too. The casts are ops like others: the gradient of a product is computed in the
-    dtype of the product, wherever `backward()` is called.
+        with ndl.autocast("bfloat16"):
+            loss = loss_fn(model(x), y)
 
+    They add up in float32, and what they give is rounded to `dtype` and then is float32 again. So every tensor has the dtype
+    that it has without, parameters and their gradients too. It is a decorator as well: `@ndl.autocast("bfloat16")`.
+
+    Gradient: of a product in the dtype in which it was computed, wherever `backward()` is called
     Raises:   DtypeError for another dtype
     Source:   Micikevicius et al. 2018, arXiv:1710.03740
     """

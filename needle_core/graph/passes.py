@@ -58,9 +58,10 @@ def with_constants(graph: Graph) -> Graph:
 
 
 def narrowed_early(graph: Graph) -> Graph:
-    """What is rearranged only to be cast to half precision is cast first.
+    """What is rearranged only to be cast to half precision is cast first, and the cast meets the one that it undoes.
 
-    So the cast meets the one that it undoes, and a weight is cast once, however its products turn it.
+    A weight is then cast once, however its products turn it; but an array of the host may be broadcast, and a copy of what it
+    is turned to would lie in memory otherwise than a copy of it that is turned.
     """
     uses = graph.uses()
     now: dict[Value, Value] = {}
@@ -71,7 +72,7 @@ def narrowed_early(graph: Graph) -> Graph:
         while v is not None and (turn := _made_by(v)) is not None and turn.op.name in _TURNING and uses[v] == 1:
             turns.append(turn)
             (v,) = turn.inputs
-        if v is None or not turns:
+        if v is None or not turns or (v.spec.device.backend.host and not _is_fresh(v)):
             nodes.append(node.on([now.get(u, u) for u in node.inputs]))
             now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
             continue
