@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 import needle_core as ndl
 from needle_core import Tensor, checkpoint, nn
@@ -19,7 +20,7 @@ from needle_core.graph.graph import Fused, Graph, Value
 from needle_core.testing import CASES
 from needle_core.testing.suite import core_ops
 from tests.devices import on_the_host
-from tests.graph.captures import graph_of, of, ops_of, results
+from tests.graph.captures import graph_of, identity, of, ops_of, random_graph, results
 from tests.graph.regimes import bits, different
 
 
@@ -254,6 +255,16 @@ def test_no_number_changes_with_the_place_of_a_cast(function: Callable[[Tensor],
     graph = graph_of(function, x)
     for run in (fused, passes.narrowed_early, passes.optimized, lambda graph: fused(passes.optimized(graph))):
         assert results(run(graph).unfused(), x) == results(graph, x)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16"]))
+@settings(max_examples=60, deadline=None)
+def test_random_programs_in_half_precision_give_the_same_numbers_captured_and_fused(seed: int, half: str) -> None:
+    with ndl.autocast(half):
+        program, tensors, graph = random_graph(seed)
+        expected = [identity(y.buffer) for y in program(*tensors)]
+    assert results(graph, *tensors) == expected
+    assert results(fused(passes.optimized(graph)).unfused(), *tensors) == expected
 
 
 # -- when it is captured anew -----------------------------------------------------------------------------------------------
