@@ -230,9 +230,9 @@ def compile(function: Callable[..., Any] | None = None, /, *, keep_grads: bool =
             return loss
 
     Arguments and results are trees of tensors. Tensors from outside that it reads are inputs by reference, and those whose
-    `data` it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments or the Python values that
-    it reads (such as `model.training`) change; `report()` tells when and why. Gradients that it leaves in `.grad` are kept only
-    with `keep_grads`.
+    `data` it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments, the precision of products
+    or the Python values that it reads (such as `model.training`) change; `report()` tells when and why. Gradients that it
+    leaves in `.grad` are kept only with `keep_grads`.
 
     Numerics: those of the same calls without it, bit for bit on the NumPy backend
     Raises:   CompileError for what cannot be captured: numbers that Python looks at, Python values that change at each call
