@@ -23,6 +23,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 READY := .venv/.ready
 BUILT := .venv/.built
 NATIVE := plugins/cpp_backend
+CUDA := plugins/cuda_backend/needle_cuda_backend
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +52,7 @@ bench: $(BUILT)  ## measure
 lint: $(READY)  ## check style, format and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/clang-format --dry-run -Werror $(NATIVE)/src/*
+	.venv/bin/clang-format --dry-run -Werror $(NATIVE)/src/* $(wildcard $(CUDA)/kernels/* $(CUDA)/simulated/*.cpp $(CUDA)/simulated/*.h)
 	@$(MAKE) --no-print-directory types
 
 types: $(READY)  ## check types, strictly

@@ -48,12 +48,29 @@ class Backend(ABC):
     """Buffers are NumPy arrays, so that host code may compute on them in place. Only such a backend becomes the default."""
     priority: ClassVar[int] = 0
     """The host backend with the highest priority is the default device."""
+    can_be_simulated: ClassVar[bool] = False
+    """Where the environment has NEEDLE_<NAME>_SIMULATED=1 when it is opened, its device is one that the host simulates."""
     plans_eagerly: ClassVar[bool] = False
     """Eager calls of many kernels, bodies of composites and steps of optimizers, are run as plans when they come again."""
     writes_over: ClassVar[Mapping[str, int]] = MappingProxyType({})
     """Ops beyond the elementwise, and by its number the operand over which their kernel may write its only or first result.
 
     Plans make use of it where both have the same spec and nothing reads that operand later.
+    """
+    alignment: ClassVar[int] = 64
+    """Bytes, a multiple of 64: plans put values at multiples of it. 64 are a cache line, and the widest vector register."""
+    identical: Callable[..., bool] | None = None
+    """A native function that compares at each call what a compiled function depends on, if the backend has one.
+
+    `identical(containers, contents, items, absent, attributes, values)`, all but `absent` lists, tells whether each list, dict,
+    set or deque holds the very objects of its list in `contents`, in order, the values of a dict before its keys, with
+    ValueError where there are more or fewer; and whether mapping.get(name, absent) for each pair of `items`, and then
+    owner.name for each of `attributes`, are the very objects of `values`. What an attribute raises passes through.
+    """
+    alone: Callable[..., bool] | None = None
+    """A native function that asks what `owns` does for many buffers at once, if the backend has one.
+
+    `alone(references, *buffers)` tells whether it owns each of them, and Python counts no more `references` to any.
     """
     kernels: ClassVar[Sequence[ModuleType]] = ()
     """Modules, one for each family of ops, whose public functions are kernels and bear the names of their ops."""
@@ -73,6 +90,10 @@ class Backend(ABC):
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Buffer:
         """A buffer whose values are not yet set."""
+
+    def copy(self, buffer: Buffer, device: Device) -> Buffer:
+        """A new buffer on its device with the same values. A backend that need not go by way of the host should not."""
+        return self.from_numpy(np.array(self.to_numpy(buffer)), device)
 
     def kernel_table(self) -> Mapping[str, Kernel]:
         """The kernels by name of op: the public functions of the modules in `kernels`, unless the backend has others."""

@@ -6,9 +6,11 @@ Runs the conformance kit on an installed plugin. What is checked is in needle_co
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--case", "pattern", metavar="PATTERN", help="Run only the checks whose ids match, as file names do: 'add/*'.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws other values.")
 @click.option("--device", metavar="DEVICE", help="Check there only.  [default: each that NAME concerns]")
+@click.option("--simulated", is_flag=True, help="Check on a device that the host simulates, as cuda has one.")
 @click.option("--list", "as_list", is_flag=True, help="Print the ids of the checks instead of running them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -39,6 +42,7 @@ def conform(
     pattern: str | None,
     seed: int,
     device: str | None,
+    simulated: bool,
     as_list: bool,
     as_json: bool,
 ) -> None:
@@ -48,12 +52,14 @@ def conform(
     every op of the core, ops on every installed backend, optimizers on the default device.
 
     The exit status is 0 if everything that was promised ran and held, 1 if not, 2 for a wrong command. The result of a complete
-    run is remembered for `needle matrix`.
+    run is remembered for `needle matrix`, unless it is of a simulated device.
     """
     from needle_core.testing import evidence, report, suite
 
+    if simulated:
+        _simulate(name)
     try:
-        made = suite.suite(name, seed, quick=quick, device=device)
+        made = replace(suite.suite(name, seed, quick=quick, device=device), simulated=simulated)
         chosen = report.selected(made, pattern)
     except (ArgumentError, DeviceError) as wrong:
         raise click.UsageError(str(wrong)) from wrong
@@ -73,11 +79,20 @@ def conform(
         click.echo(json.dumps(done.as_dict(), indent=2))
     else:
         _print(done)
-    try:
-        evidence.remember(done)
-    except DataError as impossible:
-        click.echo(f"warning: {impossible}", err=True)
+    if not simulated:
+        try:
+            evidence.remember(done)
+        except DataError as impossible:
+            click.echo(f"warning: {impossible}", err=True)
     ctx.exit(0 if done.ok else 1)
+
+
+def _simulate(name: str) -> None:
+    """Let the backend of that name open with a simulated device."""
+    backend = registry.find("backends", name)
+    if backend is None or not backend.can_be_simulated:
+        raise click.UsageError(f"{name} has no device that the host could simulate")
+    os.environ[f"NEEDLE_{name.upper()}_SIMULATED"] = "1"
 
 
 @contextmanager
@@ -105,7 +120,8 @@ def _print(report: Report) -> None:
 
     suite, counts = report.suite, report.counts
     devices = ", ".join(suite.devices)
-    click.echo(f"{suite.distribution} {suite.version} on {devices}: {suite.mode} conformance, seed {suite.seed}\n")
+    where = f"{devices}, simulated" if suite.simulated else devices
+    click.echo(f"{suite.distribution} {suite.version} on {where}: {suite.mode} conformance, seed {suite.seed}\n")
     table = Table("check", box=None, pad_edge=False)
     for title in ("run", "passed", "failed", "expected"):
         table.add_column(title, justify="right")

@@ -17,7 +17,10 @@ from needle_core.plugins.environment import choice, flag
 from needle_core.plugins.metadata import canonical
 
 VARIABLES: Final = {
-    "NEEDLE_CACHE": "the folder where results of conformance runs are kept",
+    "NEEDLE_CACHE": "the folder where results of conformance runs and compiled kernels are kept",
+    "NEEDLE_CUDA_DEBUG": "1: wait after each kernel of a step on cuda, and name the one at fault",
+    "NEEDLE_CUDA_DUMP": "the folder where sources, machine code and plans of steps on cuda are written",
+    "NEEDLE_CUDA_SIMULATED": "1: cuda:0 is a device that the host simulates",
     "NEEDLE_DATA": "the folder of the files of Fashion-MNIST and CIFAR-10",
     "NEEDLE_DEVICE": "the default device",
     "NEEDLE_FALLBACK": "what happens where a backend lacks a kernel: error, warn or allow",
@@ -27,6 +30,8 @@ VARIABLES: Final = {
 }
 
 _CHECKED: Final[dict[str, Callable[[str], object]]] = {
+    "NEEDLE_CUDA_DEBUG": flag,
+    "NEEDLE_CUDA_SIMULATED": flag,
     "NEEDLE_FALLBACK": lambda name: choice(name, POLICIES),
     "NEEDLE_STRICT": flag,
     "NEEDLE_TRACEBACK": flag,

@@ -11,12 +11,13 @@ from bisect import insort
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
+from needle_core.graph.alike import neighbours
 from needle_core.graph.fuse import REDUCTIONS
 from needle_core.graph.graph import Constant, Fused, Graph, Input, Node, Output, Value
 from needle_core.graph.passes import is_elementwise
 
 ALIGNMENT: Final = 64
-"""Bytes: a cache line, and the widest vector register."""
+"""Bytes: a cache line, and the widest vector register. A backend may want more."""
 
 
 class Memory(NamedTuple):
@@ -33,7 +34,8 @@ class Memory(NamedTuple):
 def committed_last(graph: Graph, replaced: Mapping[int, int]) -> Graph:
     """The graph with the nodes that give new values of state last, as far as what comes after them cannot fail.
 
-    A node that fails must find the state as it was. `replaced` says which input each such output replaces.
+    A node that fails must find the state as it was. `replaced` says which input each such output replaces. Among these nodes,
+    those that are alike stand one after the other.
     """
     readers: dict[Node, list[Node]] = {}
     for node in graph.nodes:
@@ -51,7 +53,7 @@ def committed_last(graph: Graph, replaced: Mapping[int, int]) -> Graph:
     for node in graph.nodes:
         if node in last:
             last.update(readers.get(node, ()))
-    nodes = [*(n for n in graph.nodes if n not in last), *(n for n in graph.nodes if n in last)]
+    nodes = [*(n for n in graph.nodes if n not in last), *neighbours([n for n in graph.nodes if n in last])]
     return Graph(graph.inputs, nodes, graph.outputs)
 
 
@@ -68,10 +70,12 @@ class Layout:
     """The `memory` of every value that a node of `graph` gives, and the `size` of the arena in bytes.
 
     `replaced` says which input each output would replace; `donated`, for which of them it takes the input's memory.
-    `writes_over` is what the backend says of its kernels.
+    `writes_over` is what the backend says of its kernels, `alignment` what it says of the places of values.
     """
 
-    def __init__(self, graph: Graph, replaced: Mapping[int, int], writes_over: Mapping[str, int]) -> None:
+    def __init__(
+        self, graph: Graph, replaced: Mapping[int, int], writes_over: Mapping[str, int], alignment: int = ALIGNMENT
+    ) -> None:
         self.graph, self._end, self._writes_over = graph, len(graph.nodes), writes_over
         self._root: dict[Value, Value] = {}  # whose memory a value lies in, if not in its own
         self._born: dict[Value, int] = {}  # the place of the node that gives a value
@@ -83,7 +87,7 @@ class Layout:
         self._place_outputs(replaced)
         self._place_over_operands()
         mine = [v for v in self._born if v not in self._root and v not in self._home]
-        offsets, self.size = arena([(self._born[v], self._dies[v], v.spec.nbytes) for v in mine])
+        offsets, self.size = arena([(self._born[v], self._dies[v], v.spec.nbytes) for v in mine], alignment)
         self._home |= {v: Memory("arena", offset) for v, offset in zip(mine, offsets, strict=True)}
         self.memory: dict[Value, Memory] = {v: self._home[self._at(v)] for v in self._born}
 
@@ -158,24 +162,24 @@ class Layout:
         return shapes == {y.spec.shape} and u.spec.dtype.itemsize == y.spec.dtype.itemsize
 
 
-def arena(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+def arena(lives: Sequence[tuple[int, int, int]], alignment: int = ALIGNMENT) -> tuple[list[int], int]:
     """Offsets for values that are needed from the first to the second number, both included, and have the third for bytes.
 
-    Also the bytes of the whole. The largest is placed first, each as low as it can be.
+    Also the bytes of the whole. Each lies at a multiple of `alignment`. The largest is placed first, each as low as it can be.
     Source: Pisarchyk & Lee 2020, arXiv:2001.03288, "greedy by size"
     """
     offsets = [0] * len(lives)
     placed: list[int] = []
     for i in sorted(range(len(lives)), key=lambda i: (-lives[i][2], lives[i][0])):
         born, dies, nbytes = lives[i]
-        size = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        size = -(-nbytes // alignment) * alignment
         offset = 0
         for other in placed:  # from the lowest offset up
             first, last, taken = lives[other]
             if taken and first <= dies and born <= last:
                 if offset + size <= offsets[other]:
                     break
-                offset = max(offset, offsets[other] + -(-taken // ALIGNMENT) * ALIGNMENT)
+                offset = max(offset, offsets[other] + -(-taken // alignment) * alignment)
         offsets[i] = offset
         insort(placed, i, key=offsets.__getitem__)
-    return offsets, max((offsets[i] + -(-lives[i][2] // ALIGNMENT) * ALIGNMENT for i in placed), default=0)
+    return offsets, max((offsets[i] + -(-lives[i][2] // alignment) * alignment for i in placed), default=0)

@@ -47,7 +47,7 @@ def planned(graph: Graph, replaced: Mapping[int, int]) -> Plan:
     specs = [v.spec for v in (*graph.outputs, *graph.inputs)]
     device = specs[0].device if specs else default_device()
     graph = committed_last(fused(graph), replaced)
-    layout = Layout(graph, replaced, device.backend.writes_over)
+    layout = Layout(graph, replaced, device.backend.writes_over, device.backend.alignment)
     return Plan(graph, device, layout.memory, layout.size, layout.donated, layout.in_place)
 
 

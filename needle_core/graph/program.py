@@ -11,14 +11,15 @@ Instructions bear the names of elementwise ops of the core and do what docs/ops.
     abs add astype atan2 cos divide equal erf exp floor floor_divide less log logical_not maximum minimum multiply negative pow
     remainder round sin sqrt subtract tanh where
 
-and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. One more has no operands
-of its shape: random_bits(seed, position) is word i of the Philox4x32-10 stream of that state, i being the place of the index in
-row-major order, as int64.
+and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. Two more depend on the
+place i of the index in row-major order, as int64: random_bits(seed, position) is word i of the Philox4x32-10 stream of that
+state, and iota(), which no fused node has, is i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,20 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Store:
-    """What becomes output number i of the node, for store i: a register, or its reduction over `axes`.
+    """What becomes of output `output`: a register, or its reduction over `axes`.
 
     `reduction` is "" or the name of a reduction of the core; the output then has the shape without `axes`, or with ones there.
-    Float16 and bfloat16 are accumulated in float32.
+    Float16 and bfloat16 are accumulated in float32. What is not reduced goes where a `Load` would find it: row after row,
+    unless there are `steps`.
     """
 
+    output: int
     register: int
     dtype: DType
     reduction: str = ""
     axes: tuple[int, ...] = ()
+    steps: tuple[int, ...] | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,23 +82,23 @@ class Program:
 
     def __str__(self) -> str:
         lines = [f"for each index of {list(self.shape)}:"]
-        lines += [f"    r{i}: {x.dtype} = a{x.input}[{_place(x)}]" for i, x in enumerate(self.loads)]
+        lines += [f"    r{i}: {x.dtype} = a{x.input}[{_place(x.steps, x.offset)}]" for i, x in enumerate(self.loads)]
         first = len(self.loads)
         lines += [f"    r{first + i}: {dtype} = {number!r}" for i, (number, dtype) in enumerate(self.numbers)]
         first += len(self.numbers)
         for i, x in enumerate(self.instructions):
             written = [*(f"r{r}" for r in x.operands), *(f"{name}={value}" for name, value in x.attrs.items())]
             lines.append(f"    r{first + i}: {x.dtype} = {x.op}({', '.join(written)})")
-        for i, y in enumerate(self.stores):
-            lines.append(
-                f"    y{i} = {f'{y.reduction} of r{y.register} over {list(y.axes)}' if y.reduction else f'r{y.register}'}"
-            )
+        for y in self.stores:
+            target = f"y{y.output}" if y.steps is None else f"y{y.output}[{_place(y.steps, y.offset)}]"
+            value = f"{y.reduction} of r{y.register} over {list(y.axes)}" if y.reduction else f"r{y.register}"
+            lines.append(f"    {target} = {value}")
         return "\n".join(lines)
 
 
-def _place(x: Load) -> str:
-    terms = [f"{step} i{axis}" if step != 1 else f"i{axis}" for axis, step in enumerate(x.steps) if step]
-    return " + ".join([*([str(x.offset)] if x.offset or not terms else []), *terms])
+def _place(steps: tuple[int, ...], offset: int) -> str:
+    terms = [f"{step} i{axis}" if step != 1 else f"i{axis}" for axis, step in enumerate(steps) if step]
+    return " + ".join([*([str(offset)] if offset or not terms else []), *terms])
 
 
 def program_of(node: Fused) -> Program:
@@ -127,15 +132,20 @@ def program_of(node: Fused) -> Program:
     ]
     reduced = {part.outputs[0]: part for part in body.nodes if part.name in REDUCTIONS}
     stores = []
-    for y in body.outputs:
+    for i, y in enumerate(body.outputs):
         if y in reduced:
             part = reduced[y]
             (x,) = operands(part)
-            stores.append(Store(register[x], y.spec.dtype, part.name, part.attrs["axes"]))
+            stores.append(Store(i, register[x], y.spec.dtype, part.name, part.attrs["axes"]))
         else:
-            stores.append(Store(register[y], y.spec.dtype))
+            stores.append(Store(i, register[y], y.spec.dtype))
     values = tuple((c.numpy().item(), c.spec.dtype) for c in numbers)
     return Program(shape, loads, values, tuple(instructions), tuple(stores))
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """How far apart the elements of an array that lies row after row are along each axis."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def broadcast_steps(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from needle_core import tree
+from needle_core import record, tree
+from needle_core.backend import default_device
 from needle_core.errors import CompileError, brief
 from needle_core.graph.capture import Captured, Made, Place, capture, require_same
 from needle_core.graph.costs import listed
@@ -22,8 +23,8 @@ from needle_core.graph.graph import Fused
 from needle_core.graph.guards import Guards
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import Plan, executable, planned
-from needle_core.precision import settings
-from needle_core.record import Ended
+from needle_core.precision import matmul_precision, settings
+from needle_core.record import Ended, mode
 from needle_core.tensor import NotKept, Tensor, tensor_of
 
 PROFILED = 7
@@ -57,6 +58,8 @@ class Specialized:
             return both
 
         start = time.perf_counter()
+        self._grad, self._default = mode.grad, default_device()
+        self._products = mode.autocast, matmul_precision()
         self._guards = Guards(function, objects)
         first = capture(function, tensors, call, keep_grads=keep_grads)
         if changes := self._guards.changes():
@@ -95,7 +98,9 @@ class Specialized:
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether what the graph depends on is as it was."""
-        if not self._guards.hold():
+        if self._grad is not mode.grad or self._default is not default_device() or not self._guards.hold():
+            return False
+        if not record.exact and self._products != (mode.autocast, matmul_precision()):
             return False
         if len(tensors) > 1 and (len(set(tensors)) < len(tensors)) is not self._is_aliased:
             return False
@@ -151,8 +156,9 @@ class _Straight:
         backend, device = plan.device.backend, plan.device
         self.captured, self.plan, self.tensors, self.overwritten = captured, plan, tensors, overwritten
         self.scope: dict[str, Any] = {
-            "run": run, "owns": backend.owns, "getrefcount": getrefcount, "ALONE": ALONE, "tensor_of": tensor_of,
-            "copied": lambda buffer: backend.from_numpy(np.array(backend.to_numpy(buffer)), device),
+            "run": run, "owns": backend.owns, "alone": backend.alone, "getrefcount": getrefcount, "ALONE": ALONE,
+            "tensor_of": tensor_of,
+            "copied": lambda buffer: backend.copy(buffer, device),
             "NotKept": NotKept, "ENDED": Ended(), "unflatten": tree.unflatten, "structure": captured.structure,
         }  # fmt: skip
         self._outside: dict[int, str] = {}
@@ -178,7 +184,11 @@ class _Straight:
         owners: list[int | Tensor] = [*sorted(first.values()), *self.captured.state]
         sources = [self._tensor(of) for of in owners] + [f"{self._tensor(p.of)}._grad" for p in self.captured.gradients_read]
         yield from (f"b{i} = {source}.buffer" for i, source in enumerate(sources))
-        yield from (f"if getrefcount(b{i}) > ALONE or not owns(b{i}): b{i} = copied(b{i})" for i in self.overwritten)
+        asks = bool(self.overwritten) and self.scope["alone"] is not None
+        if asks:
+            yield f"if not alone(ALONE, {', '.join(f'b{i}' for i in self.overwritten)}):"
+        for i in self.overwritten:
+            yield f"{'    ' * asks}if getrefcount(b{i}) > ALONE or not owns(b{i}): b{i} = copied(b{i})"
         made = "".join(f"y{k}, " for k in range(len(self.plan.graph.outputs)))
         yield f"({made}) = run({', '.join(f'b{i}' for i in range(len(sources)))})"
 

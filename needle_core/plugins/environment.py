@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from needle_core.errors import ArgumentError, PluginError
@@ -40,6 +41,14 @@ def choice(name: str, values: Sequence[str]) -> str:
     if text not in values:
         raise ArgumentError(f"{name}={text} is none of {', '.join(values)}", hint=f"{name}={values[0]} is the default")
     return text
+
+
+def cache_folder(purpose: str) -> Path:
+    """The folder for what can be made again: in $NEEDLE_CACHE, else in $XDG_CACHE_HOME/needle, else in ~/.cache/needle."""
+    if own := os.environ.get("NEEDLE_CACHE"):
+        return Path(own).expanduser() / purpose
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "needle" / purpose
 
 
 class Selection:

@@ -17,6 +17,7 @@ import needle_core
 from needle_core.backend import device as find_device
 from needle_core.errors import DataError, warn
 from needle_core.plugins import registry
+from needle_core.plugins.environment import cache_folder
 from needle_core.testing.report import OUTCOMES, Report, told
 
 
@@ -45,10 +46,7 @@ class Evidence:
 
 def folder() -> Path:
     """Where the files are."""
-    if own := os.environ.get("NEEDLE_CACHE"):
-        return Path(own).expanduser() / "conformance"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "needle" / "conformance"
+    return cache_folder("conformance")
 
 
 def remember(report: Report) -> None:

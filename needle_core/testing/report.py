@@ -124,7 +124,9 @@ class Report:
 
 def repeating(suite: Suite, planned: Planned) -> str:
     """The command that runs one check again."""
-    options = " --quick" * suite.quick + (f" --device {suite.device}" if suite.device else "")
+    options = (
+        " --quick" * suite.quick + " --simulated" * suite.simulated + (f" --device {suite.device}" if suite.device else "")
+    )
     return f"needle conform {suite.name} --case {shlex.quote(planned.id)} --seed {suite.seed}{options}"
 
 

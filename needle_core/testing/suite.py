@@ -90,6 +90,8 @@ class Suite:
     absent: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     """The only one, if it was asked for."""
+    simulated: bool = False
+    """Whether the device is one that the host simulates."""
 
     @property
     def devices(self) -> list[str]:

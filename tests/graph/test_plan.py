@@ -99,7 +99,7 @@ def test_a_program_has_loads_numbers_instructions_and_stores() -> None:
         Instruction("subtract", (0, 1), {}, ndl.float32),
         Instruction("multiply", (3, 2), {}, ndl.float32),
     )
-    assert program.stores == (Store(4, ndl.float32), Store(4, ndl.float32, "sum", (0,)))
+    assert program.stores == (Store(0, 4, ndl.float32), Store(1, 4, ndl.float32, "sum", (0,)))
     assert str(program) == (
         "for each index of [3, 3]:\n"
         "    r0: float32 = a0[3 i0 + i1]\n"

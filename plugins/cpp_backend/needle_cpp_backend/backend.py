@@ -36,7 +36,8 @@ class CppBackend(Backend):
         from needle_cpp_backend.native import native
 
         self._native, self._table = native, eager.table()
-        self.owns = native.owns  # type: ignore[method-assign]  # asked for each tensor that a compiled step updates
+        self.owns = native.owns  # type: ignore[method-assign]
+        self.alone, self.identical = native.alone, native.identical
         np.empty(2**25 - 2**16, np.uint8)  # so that glibc keeps freed memory for the next buffers
 
     def devices(self) -> Sequence[str]:

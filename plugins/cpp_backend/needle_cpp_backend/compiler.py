@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from needle_core.backend import Executable
 from needle_core.errors import KernelError
+from needle_core.graph.alike import alike
+from needle_core.graph.costs import nbytes
 from needle_core.graph.executor import failed
 from needle_core.graph.graph import Constant, Fused, Graph, Node, Value
 from needle_core.graph.plan import Plan
@@ -27,11 +29,15 @@ def compiled(plan: Plan) -> Executable:
         raise KernelError(_TOO_LARGE)
     places = _Places(plan)
     joined = _joined_losses(plan.graph)
-    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node) and node not in joined.values()]
+    groups: dict[Node, Sequence[Node]] = {group[0]: group for group in alike(plan)}
+    inside = {*joined.values(), *(node for group in groups.values() for node in group[1:])}
+    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node) and node not in inside]
     steps = []
     for node in nodes:
-        given = [*node.outputs, *(joined[node].outputs if node in joined else ())]
-        steps.append((kernel_of(node, given), [places[v] for v in node.inputs], [places[y] for y in given]))
+        group = groups.get(node, [node])
+        given = [*(y for member in group for y in member.outputs), *(joined[node].outputs if node in joined else ())]
+        kernel = _as_one(group) if len(group) > 1 else kernel_of(node, given)
+        steps.append((kernel, [places[v] for member in group for v in member.inputs], [places[y] for y in given]))
     native_plan = native.Plan(
         inputs=len(plan.graph.inputs),
         results=[(v.spec.shape, v.spec.dtype.numpy) for v in places.results],
@@ -50,7 +56,13 @@ def compiled(plan: Plan) -> Executable:
             _blame(cause, [joined.get(node, node) for node in nodes])
 
     def profile(*buffers: Any) -> dict[Node, float]:
-        return dict(zip(nodes, native_plan.profile(*buffers), strict=True))
+        """Nodes that run as one share its time by their bytes."""
+        seconds: dict[Node, float] = {}
+        for node, took in zip(nodes, native_plan.profile(*buffers), strict=True):
+            share = {member: nbytes(member) for member in groups.get(node, [node])}
+            total = max(sum(share.values()), 1)
+            seconds |= {member: took * n / total for member, n in share.items()}
+        return seconds
 
     return Executable(execute, set(plan.donated.values()), profile)
 
@@ -61,6 +73,12 @@ def kernel_of(node: Node, outputs: Sequence[Value]) -> Kernel:
         return programs.of_fused(program_of(node))
     kernel: Any = node.op.kernel_for(node.spec)
     return kernel.make(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in outputs), node.attrs))
+
+
+def _as_one(group: Sequence[Node]) -> Kernel:
+    """The native kernel of nodes that are alike."""
+    kernels = [kernel_of(node, node.outputs) for node in group]
+    return native.programs(kernels, [len(node.inputs) for node in group], [len(node.outputs) for node in group])
 
 
 def _joined_losses(graph: Graph) -> dict[Node, Node]:

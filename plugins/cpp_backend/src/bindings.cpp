@@ -11,6 +11,7 @@
 #include "convolution.h"
 #include "elementwise.h"
 #include "executable.h"
+#include "identical.h"
 #include "index.h"
 #include "pooling.h"
 #include "products.h"
@@ -118,6 +119,7 @@ NB_MODULE(NEEDLE_MODULE, m) {
   m.def("has_elementwise", &has_elementwise);
   m.def("program", &program, nb::arg("shape"), nb::arg("loads"), nb::arg("numbers"), nb::arg("instructions"),
         nb::arg("stores"));
+  m.def("programs", maker(make_programs), nb::arg("programs"), nb::arg("inputs"), nb::arg("outputs"));
   m.def("product", maker(make_product), nb::arg("dtype"), nb::arg("a"), nb::arg("b"), nb::arg("transpose_a") = false,
         nb::arg("transpose_b") = false, nb::arg("bias") = false);
   m.def("take", maker(make_take), nb::arg("dtype"), nb::arg("index"), nb::arg("axis"), nb::arg("outer"), nb::arg("size"),
@@ -167,6 +169,8 @@ NB_MODULE(NEEDLE_MODULE, m) {
       },
       nb::arg("kernel"), nb::arg("inputs"), nb::arg("outputs"));
   m.attr("owns") = owns_function();
+  m.attr("alone") = alone_function();
+  m.attr("identical") = identical_function();
   m.def("set_num_threads", &set_num_threads, nb::arg("n"));
   m.def("num_threads", &num_threads);
 }

@@ -9,7 +9,7 @@
 namespace needle {
 namespace {
 
-constexpr int kMost = 64;  // inputs, or outputs, of a task
+constexpr size_t kFew = 256;  // operands of a task; for more, memory is taken at every run
 
 char* allocate(int64_t bytes) {
   constexpr int64_t kHugePage = int64_t{1} << 21;
@@ -23,17 +23,17 @@ char* allocate(int64_t bytes) {
 
 // Runs a task with scratch memory.
 void run_task(const Task& task, char* const* bases, char* scratch) {
-  const void* inputs[kMost];
-  void* outputs[kMost];
-  std::vector<const void*> many;
-  const void** in = inputs;
-  if (task.inputs.size() > kMost) {
-    many.resize(task.inputs.size());
-    in = many.data();
+  void* few[kFew];
+  std::vector<void*> many;
+  void** operands = few;
+  size_t inputs = task.inputs.size(), outputs = task.outputs.size();
+  if (inputs + outputs > kFew) {
+    many.resize(inputs + outputs);
+    operands = many.data();
   }
-  for (size_t i = 0; i < task.inputs.size(); ++i) in[i] = bases[task.inputs[i].base] + task.inputs[i].offset;
-  for (size_t i = 0; i < task.outputs.size(); ++i) outputs[i] = bases[task.outputs[i].base] + task.outputs[i].offset;
-  task.kernel->run(in, outputs, scratch);
+  for (size_t i = 0; i < inputs; ++i) operands[i] = bases[task.inputs[i].base] + task.inputs[i].offset;
+  for (size_t i = 0; i < outputs; ++i) operands[inputs + i] = bases[task.outputs[i].base] + task.outputs[i].offset;
+  task.kernel->run(operands, operands + inputs, scratch);
 }
 
 int64_t most_scratch(const std::vector<Task>& tasks) {

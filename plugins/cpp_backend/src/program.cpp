@@ -59,13 +59,13 @@ class Program : public Kernel {
 
   void run(const void* const* inputs, void* const* outputs, void* scratch) const override {
     if (!size_) return finish_empty(outputs);
-    bool staged[kMostStores];
-    for (size_t k = 0; k < e_.stores.size(); ++k) staged[k] = must_wait(k, inputs, outputs);
-    parallel(chunks_, [&](int64_t chunk) { run_chunk(chunk, inputs, outputs, staged, static_cast<char*>(scratch)); });
+    parallel(chunks_, [&](int64_t chunk) { run_chunk(chunk, inputs, outputs, static_cast<char*>(scratch)); });
     join_chunks(outputs, static_cast<char*>(scratch));
   }
 
  private:
+  friend class Programs;
+
   // -- preparation ----------------------------------------------------------------------------------------------------------
 
   // Joins axes, once it is known how many elements each reduction gives, and of how many.
@@ -202,7 +202,8 @@ class Program : public Kernel {
       for (const Instruction& x : e_.instructions) cost += weight(x.name);
     }
     units_ = unit_ ? (size_ + unit_ - 1) / unit_ : 0;
-    chunks_ = size_ ? parts(units_, unit_ * cost / 2) : 0;
+    unit_cost_ = unit_ * cost / 2;
+    chunks_ = size_ ? parts(units_, unit_cost_) : 0;
   }
 
   // Element operations that one of `name` is worth.
@@ -236,8 +237,10 @@ class Program : public Kernel {
     return false;
   }
 
-  void run_chunk(int64_t chunk, const void* const* inputs, void* const* outputs, const bool* staged, char* scratch) const {
+  void run_chunk(int64_t chunk, const void* const* inputs, void* const* outputs, char* scratch) const {
     int64_t begin = units_ * chunk / chunks_ * unit_, end = std::min(size_, units_ * (chunk + 1) / chunks_ * unit_);
+    bool staged[kMostStores];
+    for (size_t k = 0; k < e_.stores.size(); ++k) staged[k] = must_wait(k, inputs, outputs);
     char* tiles = tile_memory(slots_ * slot_bytes_);
     size_t registers = kind_.size();
     char *base[kMostRegisters], *at[kMostRegisters];
@@ -454,11 +457,60 @@ class Program : public Kernel {
   std::vector<int64_t> extent_;   // the length of the rows that it reduces, or of the row that is left
   std::vector<int64_t> partial_;  // where its chunks' results are in the scratch memory
   std::vector<int64_t> count_;    // how many elements a reduction gives
-  int64_t tile_ = 0, slot_bytes_ = 0, slots_ = 0, period_ = 1, unit_ = 1, units_ = 0, chunks_ = 0, partial_bytes_ = 0;
+  int64_t tile_ = 0, slot_bytes_ = 0, slots_ = 0, period_ = 1, unit_ = 1, units_ = 0, unit_cost_ = 0, chunks_ = 0,
+          partial_bytes_ = 0;
+};
+
+class Programs : public Kernel {
+ public:
+  Programs(const std::vector<std::shared_ptr<const Kernel>>& programs, const std::vector<int>& inputs,
+           const std::vector<int>& outputs) {
+    std::vector<int64_t> before;  // the work of all chunks before each
+    int64_t work = 0;
+    for (size_t i = 0, input = 0, output = 0; i < programs.size(); ++i) {
+      auto program = std::dynamic_pointer_cast<const Program>(programs[i]);
+      if (!program || std::any_of(program->folds_.begin(), program->folds_.end(), [](auto* fold) { return fold; }))
+        throw std::invalid_argument("only programs without a reduction run as one");
+      for (int64_t chunk = 0; chunk < program->chunks_; ++chunk) {
+        chunks_.push_back({program, chunk, input, output});
+        before.push_back(work);
+        work += program->units_ * program->unit_cost_ / program->chunks_;
+      }
+      input += inputs.at(i), output += outputs.at(i);
+    }
+    int64_t count = parts(work, 1);
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      if (before[i] * count >= static_cast<int64_t>(starts_.size()) * work) starts_.push_back(i);
+    }
+    starts_.push_back(chunks_.size());
+  }
+
+  void run(const void* const* inputs, void* const* outputs, void*) const override {
+    parallel(static_cast<int64_t>(starts_.size()) - 1, [&](int64_t k) {
+      for (size_t i = starts_[k]; i < starts_[k + 1]; ++i) {
+        const Chunk& c = chunks_[i];
+        c.program->run_chunk(c.number, inputs + c.input, outputs + c.output, nullptr);
+      }
+    });
+  }
+
+ private:
+  struct Chunk {
+    std::shared_ptr<const Program> program;
+    int64_t number;
+    size_t input, output;  // the first of the program's
+  };
+  std::vector<Chunk> chunks_;
+  std::vector<size_t> starts_;  // of parts of about the same work
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_program(Expression expression) { return std::make_unique<Program>(std::move(expression)); }
+
+std::unique_ptr<Kernel> make_programs(const std::vector<std::shared_ptr<const Kernel>>& programs,
+                                      const std::vector<int>& inputs, const std::vector<int>& outputs) {
+  return std::make_unique<Programs>(programs, inputs, outputs);
+}
 
 }  // namespace needle

@@ -47,4 +47,9 @@ struct Expression {
 // Throws std::invalid_argument for an instruction that there is not.
 std::unique_ptr<Kernel> make_program(Expression expression);
 
+// Programs as one kernel, in one parallel region: of each how many inputs and outputs it has, which come one after the other.
+// Throws std::invalid_argument for what is no program, or has a reduction.
+std::unique_ptr<Kernel> make_programs(const std::vector<std::shared_ptr<const Kernel>>& programs,
+                                      const std::vector<int>& inputs, const std::vector<int>& outputs);
+
 }  // namespace needle

@@ -9,6 +9,7 @@ import pytest
 
 import needle_core as ndl
 from needle_core.errors import BoundsError
+from needle_cpp_backend import compiler
 
 Loss = Callable[[ndl.Tensor, ndl.Tensor], ndl.Tensor]
 
@@ -62,3 +63,41 @@ def test_the_loss_takes_no_time_of_its_own() -> None:
     lines = [line for line in step.report(profile=True).splitlines() if " cross_entropy" in line]
     timed = {line.split(" -> ")[0].split()[-1]: bool(line[:9].strip()) for line in lines}
     assert timed == {"cross_entropy": False, "cross_entropy_grad": True}
+
+
+def updates() -> tuple[list[ndl.Tensor], Callable[[], None]]:
+    """Parameters of several shapes, from none to many elements, and a step that moves each along its momentum."""
+    rng = np.random.default_rng(0)
+    shapes = [(300, 400), (7,), (0, 3), (1,), (64, 65), (128, 300), ()]
+    state = [ndl.Tensor(rng.normal(size=shape).astype(np.float32)) for shape in shapes for _ in range(2)]
+
+    def step() -> None:
+        for w, m in zip(state[::2], state[1::2], strict=True):
+            m.data = m * 0.9 + w * 0.1
+            w.data = w - m * 0.01
+
+    return state, step
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_updates_that_run_as_one_give_the_bits_of_each_alone(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    as_one = compiler._as_one
+    monkeypatch.setattr(compiler, "_as_one", lambda group: groups.append(len(group)) or as_one(group))
+    ndl.set_num_threads(threads)
+    (state, step), (expected, eager) = updates(), updates()
+    compiled = ndl.compile(step)
+    for _ in range(3):
+        compiled()
+        eager()
+    assert groups == [5, 2]  # programs of one element are of another kind
+    assert [t.numpy().tobytes() for t in state] == [t.numpy().tobytes() for t in expected]
+
+
+def test_a_profile_has_a_time_for_each_of_the_nodes_that_run_as_one() -> None:
+    _, step = updates()
+    compiled = ndl.compile(step)
+    compiled()
+    lines = [line.split() for line in compiled.report(profile=True).splitlines() if "multiply add" in line]
+    assert len(lines) == 7
+    assert all(float(us) >= 0 for us, *_ in lines)

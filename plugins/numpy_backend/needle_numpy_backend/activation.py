@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from needle_numpy_backend.blocks import blockwise
+from needle_numpy_backend.blocks import blocks, blockwise
 from needle_numpy_backend.elementary import erf
 from needle_numpy_backend.elementwise import where
 
@@ -65,24 +65,50 @@ def gelu(x: Array, *, approximate: str) -> Array:
 
 @blockwise
 def gelu_grad(g: Array, x: Array, *, approximate: str) -> Array:
-    z = np.clip(_wide(x), -40, 40)
+    h, e = _gelu_parts(x, approximate)
+    h += e
+    h *= 0.5
+    return _gelu_grad(h, g, approximate=approximate)
+
+
+def _gelu(x: Array, *, approximate: str) -> tuple[Array, Array]:
+    """The op, and its derivative."""
+    y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, np.promote_types(x.dtype, np.float32))
+    flat = [a.reshape(-1) for a in (x, y, slope)]
+    for block in blocks(x.size):
+        part, out, out_slope = (a[block] for a in flat)
+        h, e = _gelu_parts(part, approximate)
+        e += h
+        np.multiply(e, 0.5, out=out_slope)
+        h *= _wide(part)
+        np.multiply(h, 0.5, out=out, casting="unsafe")
+    return y, slope
+
+
+def _gelu_grad(slope: Array, g: Array, *, approximate: str) -> Array:
+    """The gradient, given the derivative."""
+    return np.multiply(g, slope, out=...).astype(g.dtype, copy=False)
+
+
+def _gelu_parts(x: Array, approximate: str) -> tuple[Array, Array]:
+    """h and e in gelu(x) = h x / 2, whose derivative is (h + e) / 2."""
+    z = np.clip(_wide(x), -40, 40)  # neither of them changes any more beyond
     squares = z * z
     if approximate == "tanh":
-        d = _tanh(z, squares)
-        z *= 1 - d * d
+        h = _tanh(z, squares)
+        e = h * h
+        np.subtract(1, e, out=e)
         squares *= 3 * _CUBIC
         squares += _SLOPE
-        z *= squares
-        z *= 0.5
+        e *= squares
     else:
-        d = erf(z * math.sqrt(0.5))
+        h = erf(z * math.sqrt(0.5))
         squares *= -0.5
-        z *= np.exp(squares, out=squares)
-        z *= 1 / math.sqrt(2 * math.pi)
-    d += 1
-    d *= 0.5
-    d += z
-    return np.multiply(g, d, out=...).astype(x.dtype, copy=False)
+        e = np.exp(squares, out=squares)
+        e *= _SLOPE
+    e *= z
+    h += 1
+    return h, e
 
 
 def _tanh(z: Array, squares: Array) -> Array:

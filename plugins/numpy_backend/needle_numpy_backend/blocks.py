@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, Final
 
@@ -13,6 +13,11 @@ Array = npt.NDArray[Any]
 
 SIZE: Final = 2**15
 """Elements of a block: the gradient of gelu takes 0.5 ms for 400,000, and 3.4 ms at one go."""
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """The blocks of `n` elements."""
+    return (slice(start, start + SIZE) for start in range(0, n, SIZE))
 
 
 def blockwise(kernel: Callable[..., Array]) -> Callable[..., Array]:
@@ -27,8 +32,7 @@ def blockwise(kernel: Callable[..., Array]) -> Callable[..., Array]:
             return kernel(*arrays, **attrs)
         y = np.empty(first.shape, first.dtype)
         out, flat = y.reshape(-1), [a.reshape(-1) for a in arrays]
-        for start in range(0, first.size, SIZE):
-            block = slice(start, start + SIZE)
+        for block in blocks(first.size):
             out[block] = kernel(*(a[block] for a in flat), **attrs)
         return y
 

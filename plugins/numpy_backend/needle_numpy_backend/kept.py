@@ -10,28 +10,31 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from needle_core.graph.graph import Graph, Node, Value
-from needle_numpy_backend import attention, normalize
+from needle_numpy_backend import activation, attention, normalize
 
 
 class Pair(NamedTuple):
     """An op, which of its operands its gradient gets after `g`, and two functions.
 
-    `keeping` gives the op's result and what is to be kept; `given` is the gradient, which gets that before its own operands.
+    `keeping` gives the op's result and what is to be kept; `given` is the gradient, which gets that before those of its own
+    operands that it still `reads`.
     """
 
     op: str
     operands: slice
     keeping: Callable[..., Any]
     given: Callable[..., Any]
+    reads: slice
 
 
 PAIRS: Final[Mapping[str, Pair]] = {
-    "layer_norm_grad": Pair("layer_norm", slice(2), normalize._layer_norm, normalize._layer_norm_grad),
+    "gelu_grad": Pair("gelu", slice(None), activation._gelu, activation._gelu_grad, reads=slice(1)),
+    "layer_norm_grad": Pair("layer_norm", slice(2), normalize._layer_norm, normalize._layer_norm_grad, reads=slice(0, 3, 2)),
     "scaled_dot_product_attention_grad": Pair(
-        "scaled_dot_product_attention", slice(None), attention._attention, attention._attention_grad
+        "scaled_dot_product_attention", slice(None), attention._attention, attention._attention_grad, reads=slice(None)
     ),
 }
-"""By the name of the gradient. Keeping the tanh of gelu would save GPT 1 % of its time, for 14 % more memory."""
+"""By the name of the gradient."""
 
 
 def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
@@ -46,8 +49,9 @@ def paired(graph: Graph) -> tuple[Graph, dict[Node, Callable[..., Any]]]:
         if node not in partner:
             made = node.on(inputs)
         elif node.name in PAIRS:
-            made = Node(node.op, [kept[partner[node]], *inputs], node.attrs, node.spec, node.source)
-            functions[made] = PAIRS[node.name].given
+            pair = PAIRS[node.name]
+            made = Node(node.op, [kept[partner[node]], *inputs[pair.reads]], node.attrs, node.spec, node.source)
+            functions[made] = pair.given
         else:
             spec = node.outputs[0].spec  # what is kept has none, and is about as large
             made = Node(node.op, inputs, node.attrs, (spec, spec), node.source)

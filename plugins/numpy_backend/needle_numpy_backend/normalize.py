@@ -29,7 +29,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
 
 
 def layer_norm_grad(g: Array, x: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
-    return _layer_norm_grad(_standard(_wide(x), eps, _last(x, weight)), g, x, weight, eps=eps)
+    return _layer_norm_grad(_standard(_wide(x), eps, _last(x, weight)), g, weight, eps=eps)
 
 
 def group_norm(x: Array, weight: Array, bias: Array, *, groups: int, eps: float) -> Array:
@@ -152,10 +152,10 @@ def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> tuple[Ar
     return y.astype(x.dtype, copy=False), (h, deviation)
 
 
-def _layer_norm_grad(kept: tuple[Array, Array], g: Array, x: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
+def _layer_norm_grad(kept: tuple[Array, Array], g: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
     """The gradients, given what `_layer_norm` has kept."""
+    dtype, axes, samples = g.dtype, _last(g, weight), tuple(range(g.ndim - weight.ndim))
     (h, deviation), g = kept, _wide(g)
-    axes, samples = _last(x, weight), tuple(range(x.ndim - weight.ndim))
     gh = g * h
     by_weight, by_bias = sum(gh, axes=samples, keepdims=False), sum(g, axes=samples, keepdims=False)
     gh *= weight
@@ -164,4 +164,4 @@ def _layer_norm_grad(kept: tuple[Array, Array], g: Array, x: Array, weight: Arra
     by_x -= mean(by_x, axes=axes, keepdims=True)
     by_x -= h
     by_x /= deviation
-    return tuple(np.asarray(a).astype(x.dtype, copy=False) for a in (by_x, by_weight, by_bias))  # type: ignore[return-value]
+    return tuple(np.asarray(a).astype(dtype, copy=False) for a in (by_x, by_weight, by_bias))  # type: ignore[return-value]

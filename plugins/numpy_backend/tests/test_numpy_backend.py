@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import needle_core as ndl
-from needle_core import backend
 from needle_core.errors import KernelError
 from needle_core.op import KERNELS
-
-
-@pytest.fixture(autouse=True)
-def numpy() -> Iterator[None]:
-    """Tensors are on numpy."""
-    chosen = backend.chosen_device()
-    ndl.set_default_device("numpy")
-    yield
-    ndl.set_default_device(chosen)
 
 
 def test_floating_point_exceptions_are_silent_and_leave_numpys_settings_alone() -> None:

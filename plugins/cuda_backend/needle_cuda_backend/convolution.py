@@ -1,0 +1,52 @@
+"""Convolutions: cuDNN where it has them, else kernels of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from needle_core.spec import Spec
+from needle_cuda_backend import direct
+from needle_cuda_backend.cudnn import Attention, Convolution, supports
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of
+
+
+class CudnnCall(NamedTuple):
+    """A call of cuDNN: the operands in the order of the description, results last."""
+
+    description: Convolution | Attention
+    operands: tuple[Place, ...]
+
+
+def conv(call: Call) -> Recipe:
+    (x, weight), (y,) = call.inputs, call.outputs
+    return _either("forward", x, weight, y, call, direct.direct_conv)
+
+
+def conv_transpose(call: Call) -> Recipe:
+    (y, weight), (x,) = call.inputs, call.outputs
+    return _either("input_grad", x, weight, y, call, direct.direct_conv_transpose)
+
+
+def conv_weight_grad(call: Call) -> Recipe:
+    (y, x), (weight,) = call.inputs, call.outputs
+    return _either("weight_grad", x, weight, y, call, direct.direct_conv_weight_grad)
+
+
+def _either(
+    kind: Literal["forward", "input_grad", "weight_grad"],
+    x: Spec,
+    weight: Spec,
+    y: Spec,
+    call: Call,
+    own: Callable[[Call], Recipe],
+) -> Recipe:
+    """The convolution that makes y of x, or one of its gradients."""
+    before, after = zip(*call.attrs["padding"], strict=True)
+    description = Convolution(
+        kind, x.dtype, x.shape, weight.shape, y.shape,
+        call.attrs["stride"], before, after, call.attrs["dilation"], call.attrs["groups"],
+    )  # fmt: skip
+    if not supports(description):
+        return own(call)
+    return Recipe([CudnnCall(description, (*inputs_of(2), Place("output")))])

@@ -1,0 +1,143 @@
+"""Matrix products: cuBLASLt for floating dtypes, a kernel of our own for integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from needle_core.graph.program import Instruction, Load, Program, Store, broadcast_steps, row_major
+from needle_core.spec import DType
+from needle_cuda_backend.cublaslt import Matrices, products
+from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.recipe import Call, Entry, Launch, Numbers, Place, Recipe, inputs_of, stored
+
+
+class MatrixProduct(NamedTuple):
+    """A batch of products by cuBLASLt."""
+
+    matrices: Matrices
+    a: Place
+    b: Place
+    bias: Place | None
+    y: Place
+
+
+def matmul(call: Call) -> Recipe:
+    (a, b), recipe = call.inputs, Recipe()
+    left = (1, *a.shape) if a.ndim == 1 else a.shape
+    right = (*b.shape, 1) if b.ndim == 1 else b.shape
+    x, w = inputs_of(2)
+    product(recipe, x, w, Place("output"), left, right, a.dtype, fixed=call.fixed)
+    return recipe
+
+
+def gemm(call: Call) -> Recipe:
+    (a, b), recipe = call.inputs, Recipe()
+    x, w = inputs_of(2)
+    product(recipe, x, w, Place("output"), a.shape, b.shape, a.dtype, **call.attrs, fixed=call.fixed)
+    return recipe
+
+
+def linear(call: Call) -> Recipe:
+    (x, weight, _), recipe = call.inputs, Recipe()
+    left = (1, *x.shape) if x.ndim == 1 else x.shape
+    a, b, bias = inputs_of(3)
+    product(recipe, a, b, Place("output"), left, weight.shape, x.dtype, bias=bias, fixed=call.fixed)
+    return recipe
+
+
+def product(
+    recipe: Recipe,
+    a: Place,
+    b: Place,
+    y: Place,
+    a_shape: Sequence[int],
+    b_shape: Sequence[int],
+    dtype: DType,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: Place | None = None,
+    add: bool = False,
+    fixed: bool = False,
+) -> None:
+    """Append y = op(a) op(b), plus a bias over the last axis, or to what y was with `add`."""
+    (m, k), n = a_shape[:-3:-1] if transpose_a else a_shape[-2:], b_shape[-2 if transpose_b else -1]
+    batch = _broadcast(a_shape[:-2], b_shape[:-2])
+    shape = (*batch, m, n)
+    if not math.prod(shape):
+        return
+    if add:
+        between = recipe.space(math.prod(shape) * dtype.itemsize)
+        product(
+            recipe, a, b, between, a_shape, b_shape, dtype, transpose_a=transpose_a, transpose_b=transpose_b, fixed=fixed
+        )  # fmt: skip
+        recipe.then(_sum(shape, shape, dtype, fixed), [y, between], [y])
+    elif not k:
+        recipe.then(recipe_of(Program(shape, (), ((0, dtype),), (), (Store(0, 0, dtype),)), fixed), [], [y])
+        if bias is not None:
+            recipe.then(_sum(shape, (n,), dtype, fixed), [y, bias], [y])
+    elif dtype.is_floating:
+        flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+        found = products(tuple(a_shape), tuple(b_shape), dtype=dtype, out=dtype, bias=bias is not None, **flags)
+        size = dtype.itemsize
+        places = math.gcd(*(place.offset for place in (a, b, y, bias) if place is not None))
+        for matrices, i, j, o in found:
+            aligned = matrices._replace(alignment=math.gcd(matrices.alignment, places))
+            recipe.operations.append(MatrixProduct(aligned, a.plus(i * size), b.plus(j * size), bias, y.plus(o * size)))
+    else:
+        recipe.operations.append(_integers(a, b, y, a_shape, b_shape, batch, (m, n, k), dtype, transpose_a, transpose_b, fixed))
+        if bias is not None:
+            recipe.then(_sum(shape, (n,), dtype, fixed), [y, bias], [y])
+
+
+def _sum(shape: tuple[int, ...], other: tuple[int, ...], dtype: DType, fixed: bool) -> Recipe:
+    loads = (Load(0, dtype, row_major(shape)), Load(1, dtype, broadcast_steps(other, shape)))
+    return recipe_of(Program(shape, loads, (), (Instruction("add", (0, 1), {}, dtype),), (Store(0, 2, dtype),)), fixed)
+
+
+def _integers(
+    a: Place,
+    b: Place,
+    y: Place,
+    a_shape: Sequence[int],
+    b_shape: Sequence[int],
+    batch: tuple[int, ...],
+    sizes: tuple[int, int, int],
+    dtype: DType,
+    transpose_a: bool,
+    transpose_b: bool,
+    fixed: bool,
+) -> Launch:
+    """Each thread adds up one element."""
+    m, n, k = sizes
+    number = Numbers(fixed)
+    left, right = (broadcast_steps((*s[:-2], 1), (*batch, 1))[:-1] for s in (a_shape, b_shape))
+    kind = stored(dtype)
+    lines = [
+        f"int64 i = int64(blockIdx.x) * 256 + threadIdx.x, rest = i / {number(m * n)}, row = i / {number(n)} % {number(m)};",
+        f"if (i >= {number(math.prod(batch) * m * n)}) return;",
+        f"const int64 column = i % {number(n)};",
+        f"int64 from_a = row * {number(1 if transpose_a else k)}, from_b = column * {number(k if transpose_b else 1)};",
+    ]
+    for axis in reversed(range(len(batch))):
+        size, by_a, by_b = number(batch[axis]), number(left[axis] * m * k), number(right[axis] * k * n)
+        lines.append(f"from_a += rest % {size} * {by_a}, from_b += rest % {size} * {by_b};")
+        lines.append(f"rest /= {size};")
+    step_a, step_b = number(m if transpose_a else 1), number(1 if transpose_b else n)
+    lines += [
+        f"{kind} total = 0;",
+        f"for (int64 j = 0; j < {number(k)}; ++j) total += a[from_a + j * {step_a}] * b[from_b + j * {step_b}];",
+        "y[i] = total;",
+    ]
+    parameters = [f"const {kind}* a", f"const {kind}* b", f"{kind}* y", *number.parameters]
+    entry = Entry.named("product_of_integers", parameters, "\n".join(lines))
+    blocks = -(-math.prod(batch) * m * n // 256)
+    return Launch(entry, (blocks, 1, 1), (256, 1, 1), (a, b, y, *number.arguments))
+
+
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
+    ndim = max(len(a), len(b))
+    pairs = zip((1,) * (ndim - len(a)) + tuple(a), (1,) * (ndim - len(b)) + tuple(b), strict=True)
+    return tuple(y if x == 1 else x for x, y in pairs)
