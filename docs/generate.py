@@ -34,7 +34,8 @@ OPS_PAGE: Final = """\
 attributes are keywords. This page is made from their docstrings by `make docs`.
 
 - **kind**: a *primitive* has a kernel in every backend. A *composite* is written in other ops and runs everywhere; a backend
-  may have a faster kernel for it. A *function* calls ops, and is none itself.
+  may have a faster kernel for it. A *function* calls ops, and is none itself. A *product* computes in half precision within
+  [`ndl.autocast`](mixed-precision.md).
 - **gradient**: by *rules*, one for each operand, or one *joint rule* for all; *through its body*, the ops that it is written
   in; or *none*, where the result does not depend smoothly on an operand. Gradients differentiate again, however they are found.
 - **dtypes**: what becomes of the operands before they are computed with. Without an entry they stay as they are.
@@ -199,7 +200,9 @@ def _rest(thing: object) -> str:
 
 
 def _kind(op: object) -> str:
-    return "function" if not isinstance(op, Op) else "primitive" if op.is_primitive else "composite"
+    if not isinstance(op, Op):
+        return "function"
+    return ("primitive" if op.is_primitive else "composite") + ", product" * op.is_product
 
 
 def _gradient(op: object) -> str:

@@ -20,6 +20,7 @@ from needle_core.record import Node
 from needle_core.op import Op, composite, primitive
 from needle_core.tensor_op import TensorOp
 from needle_core.backend import Backend, default_device, device, set_default_device, set_num_threads
+from needle_core.precision import autocast, matmul_precision, set_matmul_precision
 from needle_core import tree
 from needle_core.fallback import fallbacks
 from needle_core.autograd import enable_grad, grad, no_grad, value_and_grad, vjp
@@ -51,10 +52,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Backend", "Compiled", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "bfloat16", "bool_",
-    "checkpoint", "compile", "composite", "data", "default_device", "device", "enable_grad", "errors", "fallbacks", "float16",
-    "float32", "float64", "from_dlpack", "grad", "init", "int32", "int64", "manual_seed", "nn", "no_grad", "ops", "optim",
-    "primitive", "promote", "random", "set_default_device", "set_num_threads", "tree", "uint8", "value_and_grad", "vjp"
+    "Backend", "Compiled", "DType", "Device", "Generator", "Node", "Op", "Spec", "Tensor", "TensorOp", "autocast", "bfloat16",
+    "bool_", "checkpoint", "compile", "composite", "data", "default_device", "device", "enable_grad", "errors", "fallbacks",
+    "float16", "float32", "float64", "from_dlpack", "grad", "init", "int32", "int64", "manual_seed", "matmul_precision", "nn",
+    "no_grad", "ops", "optim", "primitive", "promote", "random", "set_default_device", "set_matmul_precision",
+    "set_num_threads", "tree", "uint8", "value_and_grad", "vjp",
 ]  # fmt: skip
 __all__ += ops.__all__
 

@@ -7,42 +7,23 @@ along several paths, and names the op when something goes wrong. Rules are writt
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import needle_core as ndl  # only for names that need autograd first
 from needle_core import tree
 from needle_core.errors import ArgumentError, GradientError, NeedleError, ShapeError, brief
-from needle_core.record import Ended, Node, mode, order
+from needle_core.record import Ended, Narrowing, Node, Setting, mode, order
 from needle_core.spec import Spec
 from needle_core.tensor import NotKept, Tensor, buffer_of, constant, tensor_of
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _order_of = attrgetter("order")
 
 
-class _Recording:
+class _Recording(Setting):
     """Whether ops are recorded in a block or a function, in this thread."""
-
-    def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def __call__(self, function: F) -> F:
-        if inspect.isgeneratorfunction(function):
-            name = function.__name__
-            raise ArgumentError(f"{name} is a generator, whose body does not run when it is called", hint="use `with` in it")
-
-        @wraps(function)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with _Recording(self.value):
-                return function(*args, **kwargs)
-
-        return called  # type: ignore[return-value]
 
     def __enter__(self) -> None:
         self.before, mode.grad = mode.grad, self.value
@@ -82,6 +63,7 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
             "backward: the gradient must be like the tensor", details={"tensor": y.spec, "gradient": gradient.spec}
         )
     before, mode.grad = mode.grad, False
+    half, mode.autocast = mode.autocast, None  # each gradient in the dtype in which its op has computed
     try:
         pulled = _pull([y], [gradient], None, 0, retain_graph=retain_graph)
         trace = mode.trace
@@ -98,7 +80,7 @@ def backward(y: Tensor, gradient: Tensor | None = None, *, retain_graph: bool = 
                 )
             leaf.grad = tensor_of(g.spec, buffer_of(g)) if before_it is None else before_it + g
     finally:
-        mode.grad = before
+        mode.grad, mode.autocast = before, half
 
 
 def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -128,7 +110,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], tuple[A
             if not isinstance(g, Tensor) or g.spec is not y.spec:
                 g = g.spec if isinstance(g, Tensor) else brief(g)
                 raise ShapeError("vjp: a cotangent must be like its value", details={"value": y.spec, "cotangent": g})
-        with _Recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))):
+        with _Recording(mode.grad and (open_ended or any(g.tracked for _, g in pairs))), Narrowing(None):
             found = {id(t): g for t, g in _pull([y for y, _ in pairs], [g for _, g in pairs], wanted, start, retain_graph=True)}
         result: tuple[Any, ...] = tree.unflatten(
             structure, [None if t is None else found[id(t)] if id(t) in found else ndl.ops.zeros_like(t) for t in targets]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar
 import numpy as np
 
 import needle_core as ndl  # the ops, which need this first
+from needle_core import record
 from needle_core.errors import BoundsError, KernelError, NeedleError, brief
-from needle_core.record import Node, Symbol, mode
-from needle_core.spec import DEFAULT, MEET, Spec
+from needle_core.record import Narrowing, Node, Symbol, mode
+from needle_core.spec import DEFAULT, MEET, DType, Spec, float32
 from needle_core.tensor import Tensor, buffer_of, constant, leaked, tensor_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
 
     def run(*args: Tensor) -> Any:
         nonlocal calls, whole
+        if mode.autocast is not None:  # it computes as it does where there is a kernel for it
+            with Narrowing(None):
+                return run(*args)
         if plans and (is_ruled or not _is_recorded(args)):
             if whole is None:
                 calls += 1
@@ -131,6 +135,33 @@ def launch_body(op: Op[..., Any], body: Callable[..., Any], spec: Spec | tuple[S
         return y
 
     return run
+
+
+def narrowed(op: Op[..., Any], specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
+    """What to run for a product within `ndl.autocast`: it itself between casts, or its body, whose products are narrowed.
+
+    Its body is recorded where there is no kernel that would be faster, or no gradient but the body's. The casts are recorded
+    too, so that gradients are computed in half precision. What is not computed in float32 is computed as always.
+    """
+    half, dtypes = mode.autocast, op.promoted([s.dtype for s in specs])
+    spec, _ = op.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)
+    if half is not None and {d for d in dtypes if d.is_floating} == {float32}:
+        is_ruled = op.rules is not None or op.joint is not None
+        if op.body is not None and not (is_ruled and op.kernel_for(spec) is not None):
+            return in_class(spec.__class__, lambda *args: own(op.run_body(*args, **attrs), args))
+        dtypes = [half if d is float32 else d for d in dtypes]
+
+    def cast(x: Tensor, dtype: DType) -> Tensor:
+        return x if x.spec.dtype is dtype else ndl.ops.astype(x, dtype=dtype)
+
+    def run(*args: Tensor) -> Any:
+        with Narrowing(None):
+            y = op(*map(cast, args, dtypes), **attrs)
+            if isinstance(spec, tuple):
+                return tuple(cast(z, s.dtype) for z, s in zip(y, spec, strict=True))
+            return cast(y, spec.dtype)
+
+    return in_class(spec.__class__, run)
 
 
 def _is_recorded(args: tuple[Tensor, ...]) -> bool:
@@ -177,8 +208,10 @@ def _require_promised(op: Op[..., Any], result: Any, spec: Spec | tuple[Spec, ..
         raise error.located(op.name, op.describe(args))
 
 
-def in_class(cls: type[tuple[Any, ...]], run: Run) -> Run:
+def in_class(cls: type, run: Run) -> Run:
     """`run` with its results in the class of tuples in which the door gave their specs: a named tuple, or one of a plugin."""
+    if cls is Spec or cls is tuple:
+        return run
     make = getattr(cls, "_make", cls)
     return lambda *args: make(run(*args))
 
@@ -245,13 +278,14 @@ def of_shape(op: Op[..., R], runs: dict[Any, Run]) -> Callable[..., R]:
 
 def of_two(op: Op[..., R], pairs: dict[Any, tuple[Any, ...]]) -> Callable[[Any, Any], R]:
     """`op(a, b)` for a tensor `a` without what other calls need, which saves 0.5 us: the operators of tensors are these."""
+    is_product = op.is_product
 
     def call(a: Any, b: Any) -> Any:
         try:
             kernel, spec, attrs, floating = pairs[a.spec, b.spec]
         except (AttributeError, KeyError):
             kernel = None
-        if kernel is None:
+        if kernel is None or (is_product and not record.exact and mode.autocast is not None):
             kind = b.__class__
             if kind in DEFAULT:
                 return call(a, constant(b, MEET[a.spec.dtype, kind], a.spec.device))

@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeAlias, TypeVar
 
 import numpy as np
 
+from needle_core import record
 from needle_core.errors import (
     ArgumentError,
     DeviceError,
@@ -26,7 +27,7 @@ from needle_core.errors import (
     NeedleError,
     brief,
 )
-from needle_core.launch import Run, fail, in_class, launch, launch_body, of_one, of_shape, of_two, write_down
+from needle_core.launch import Run, fail, in_class, launch, launch_body, narrowed, of_one, of_shape, of_two, write_down
 from needle_core.record import Node, mode
 from needle_core.spec import DEFAULT, DType, Spec, promote
 from needle_core.tensor import Tensor, constant, tensor_of
@@ -63,13 +64,16 @@ class Op(Generic[P, R]):
     """A named function on tensors; made by `primitive`, `composite` or as a `TensorOp`.
 
     `operands` are the names of its tensor arguments, the last with a leading * if it takes any number of them; `body` is
-    None for a primitive; `rules` are the gradient rules, one for each operand, or one joint rule for all.
+    None for a primitive; `rules` are the gradient rules, one for each operand, or one joint rule for all. `is_product` says
+    that it computes in half precision within `ndl.autocast`.
     """
 
     __name__: str
+    is_product = False
 
-    def __init__(self, function: Callable[P, R], door: Door, *, is_primitive: bool) -> None:
+    def __init__(self, function: Callable[P, R], door: Door, *, is_primitive: bool, is_product: bool) -> None:
         update_wrapper(self, function)
+        self.is_product = is_product
         self.name = function.__name__
         self.family = function.__module__.rpartition(".")[2]
         self.door = door
@@ -86,6 +90,7 @@ class Op(Generic[P, R]):
         self.of_one = of_one(self, self._singles)
         self._weak: dict[Any, list[DType]] = {}  # specs, and types of Python numbers -> the dtypes in which they meet
         self._traced: dict[Any, Run] = {}  # as `_runs`, for calls that are written down instead of computed
+        self._narrowed: dict[Any, Run] = {}  # and for calls within `ndl.autocast`, by its dtype too
         _made.add(self)
 
     @cached_property
@@ -115,6 +120,8 @@ class Op(Generic[P, R]):
         return self
 
     def __call__(self, *args: P.args, **attrs: P.kwargs) -> R:
+        if not record.exact and self.is_product and mode.autocast is not None:
+            return self._recall(self._narrowed, narrowed, args, attrs)  # type: ignore[no-any-return]
         if not attrs and len(args) == 2:  # as `of_two`, whose call would cost 0.1 us
             a: Any
             b: Any
@@ -153,12 +160,12 @@ class Op(Generic[P, R]):
             dtypes = self._weak[kinds]
             args = tuple([a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(args, dtypes, strict=True)])
             return self(*args, **attrs)
-        if len(args) == 1 and self.operands and self.operands[0].startswith("*") and isinstance(args[0], list | tuple):
-            args = tuple(args[0])  # concat([a, b]) says the same as concat(a, b)
+        if self._is_listed(args):
+            args = tuple(args[0])
             if all(isinstance(a, Tensor) for a in args):
                 return self(*args, **attrs)
         if mode.trace is not None:
-            return self._write_down(args, attrs)
+            return self._recall(self._traced, Op._bind, args, attrs)
         try:
             self._check_arguments(args, attrs)
             tensors = self._lift(args)
@@ -183,23 +190,24 @@ class Op(Generic[P, R]):
             self._check_result(y)
         return result
 
-    def _write_down(self, args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
-        """`_meet` in a thread that captures: what the call gives is not computed but written down."""
+    def _recall(self, memo: dict[Any, Run], bind: Callable[..., Run], args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+        """`_meet` with a memory of its own: for threads that capture, and for products within `ndl.autocast`."""
         try:
-            key = _key((*map(_spec_of, args),), attrs)
-            run = self._traced.get(key)
+            key = mode.autocast, _key((*map(_spec_of, args),), attrs)
+            run = memo.get(key)
         except (AttributeError, TypeError):
             run = None
         if run is None:
             try:
+                args = tuple(args[0]) if self._is_listed(args) else args
                 self._check_arguments(args, attrs)
                 args = self._lift(args)
                 specs = (*map(_spec_of, args),)
-                run = self._bind(specs, attrs)
+                run = bind(self, specs, attrs)
             except NeedleError as error:
                 raise error.located(self.name, self.describe(args)) from error.__cause__
-            if all(map(_is_key, attrs.values())) and len(self._traced) < MEMO_LIMIT:
-                self._traced[_key(specs, attrs)] = run
+            if all(map(_is_key, attrs.values())) and len(memo) < MEMO_LIMIT:
+                memo[mode.autocast, _key(specs, attrs)] = run
         return run(*args)
 
     def _check_result(self, y: Tensor) -> None:
@@ -216,6 +224,10 @@ class Op(Generic[P, R]):
         self.forget()
         details = {"expected": y.spec, **self.blame((y,))}
         return KernelError(f"{self.name}: the kernel returned {found}", details=details)
+
+    def _is_listed(self, args: tuple[Any, ...]) -> bool:
+        """Whether a list takes the place of operands: concat([a, b]) says the same as concat(a, b)."""
+        return len(args) == 1 and bool(self.operands) and self.operands[0].startswith("*") and isinstance(args[0], list | tuple)
 
     def _check_arguments(self, args: tuple[Any, ...], attrs: Mapping[str, Any]) -> None:
         parameters = self.signature.parameters.values()
@@ -250,17 +262,17 @@ class Op(Generic[P, R]):
             raise DeviceError("operands are on different devices", hint="x.to(device) copies a tensor")
         device = devices.pop() if devices else None
         lifted = [a if type(a) in DEFAULT or isinstance(a, Tensor) else Tensor(a, device=device) for a in args]
-        dtypes = self._promoted([a.spec.dtype if isinstance(a, Tensor) else type(a) for a in lifted])
+        dtypes = self.promoted([a.spec.dtype if isinstance(a, Tensor) else type(a) for a in lifted])
         return tuple(a if isinstance(a, Tensor) else constant(a, d, device) for a, d in zip(lifted, dtypes, strict=True))
 
-    def _promoted(self, dtypes: list[Any]) -> list[DType]:
+    def promoted(self, dtypes: list[Any]) -> list[DType]:
         """The dtype that each operand is to have, by the door's promotion rule; without one, its own."""
         rule = getattr(self.door, "promotion", None)
         return list(rule(*dtypes)) if rule else [promote(d) for d in dtypes]
 
     def _bind(self, specs: tuple[Spec, ...], attrs: dict[str, Any]) -> Run:
         """What to run for operands of these specs with these attributes."""
-        dtypes = self._promoted([s.dtype for s in specs])
+        dtypes = self.promoted([s.dtype for s in specs])
         if any(s.dtype is not d for s, d in zip(specs, dtypes, strict=True)):
             self.door(*(s.like(dtype=d) for s, d in zip(specs, dtypes, strict=True)), **attrs)  # refuses what was written
             astype = OPS["astype"]
@@ -270,7 +282,7 @@ class Op(Generic[P, R]):
             )
         spec, canonical = self.door(*specs, **attrs)
         run = self._runner(specs, spec, canonical)
-        return run if spec.__class__ in (Spec, tuple) else in_class(spec.__class__, run)  # type: ignore[arg-type]
+        return in_class(spec.__class__, run)
 
     def _runner(self, specs: tuple[Spec, ...], spec: Spec | tuple[Spec, ...], canonical: dict[str, Any]) -> Run:
         """What to run where the door has given this output and these canonical attributes."""
@@ -318,13 +330,13 @@ class Op(Generic[P, R]):
         """What the body of a composite gives, also where a backend has a kernel for it."""
         if self.body is None:
             raise ArgumentError(f"{self.name} is a primitive and has no body")
-        dtypes = self._promoted([t.spec.dtype for t in tensors])
+        dtypes = self.promoted([t.spec.dtype for t in tensors])
         ready = [t if t.spec.dtype is d else OPS["astype"](t, dtype=d) for t, d in zip(tensors, dtypes, strict=True)]
         return self.body(*ready, **self.door(*map(_spec_of, ready), **attrs)[1])
 
     def forget(self) -> None:
         """Ask doors and kernels anew from now on."""
-        for memo in (self._runs, self._singles, self._pairs, self._weak, self._traced):
+        for memo in (self._runs, self._singles, self._pairs, self._weak, self._traced, self._narrowed):
             memo.clear()
 
     def describe(self, args: tuple[Any, ...]) -> dict[str, object]:
@@ -383,14 +395,17 @@ def nothing_remembered() -> Iterator[None]:
                     memo.update(known)
 
 
-def primitive(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:
-    """Declare an op that backends must supply a kernel for: the function gives name, operands, attributes and documentation."""
-    return lambda function: Op(function, door, is_primitive=True)
+def primitive(door: Door, *, product: bool = False) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare an op that backends must supply a kernel for: the function gives name, operands, attributes and documentation.
+
+    A `product` computes in half precision within `ndl.autocast`.
+    """
+    return lambda function: Op(function, door, is_primitive=True, is_product=product)
 
 
-def composite(door: Door) -> Callable[[Callable[P, R]], Op[P, R]]:
+def composite(door: Door, *, product: bool = False) -> Callable[[Callable[P, R]], Op[P, R]]:
     """Declare an op that is written in other ops: it runs everywhere, and a backend may supply a faster kernel of its name."""
-    return lambda function: Op(function, door, is_primitive=False)
+    return lambda function: Op(function, door, is_primitive=False, is_product=product)
 
 
 def register_op(op: Op[..., Any]) -> None:

@@ -126,6 +126,7 @@ class Optimizer(ABC):
 
     def _step(self) -> None:
         recording, mode.grad = mode.grad, False
+        half, mode.autocast = mode.autocast, None
         try:
             step = add.of_two(self._count, self._one)
             changes = [(self._count, step)]
@@ -148,7 +149,7 @@ class Optimizer(ABC):
             self._sign(error)
             raise
         finally:
-            mode.grad = recording
+            mode.grad, mode.autocast = recording, half
 
     def _sign(self, error: Exception) -> None:
         """Say in an error whose step it ended."""

@@ -40,7 +40,7 @@ class TensorOp(Op[..., Any]):
         self.family, self.is_primitive, self.body = cls.__module__.rpartition(".")[2], True, None
         self.operands = operands(cls.compute)[1:]  # without self
         self.rules = self.joint = None
-        self._runs, self._singles, self._pairs, self._weak, self._traced = {}, {}, {}, {}, {}
+        self._runs, self._singles, self._pairs, self._weak, self._traced, self._narrowed = {}, {}, {}, {}, {}, {}
         self.of_one = self.of_two = self
         return self
 

@@ -111,8 +111,8 @@ class Reader:
 @pytest.mark.parametrize(
     "guide",
     [
-        "write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "compile.md", "compare.md", "interchange.md",
-        "environment.md",
+        "write-an-op.md", "write-an-optimizer.md", "write-a-backend.md", "compile.md", "mixed-precision.md", "compare.md",
+        "interchange.md", "environment.md",
     ],
 )  # fmt: skip
 def test_the_guide_holds(guide: str, tmp_path: Path) -> None:

@@ -271,14 +271,14 @@ def capture(
     keep_grads: bool,
 ) -> Captured:
     """What `function` does, given tensors like `arguments`; `call` makes args and kwargs of the tensors that stand for them."""
-    grad = mode.grad
+    grad, half = mode.grad, mode.autocast
     trace = Trace(arguments)
     args, kwargs = call(trace.placeholders)
     with tracing(trace):
         try:
             return trace.finish(function(*args, **kwargs), keep_grads=keep_grads)
         finally:
-            mode.grad = grad
+            mode.grad, mode.autocast = grad, half
 
 
 class _Unprintable:

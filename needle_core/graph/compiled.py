@@ -23,6 +23,7 @@ from needle_core.graph.graph import Graph
 from needle_core.graph.plan import Plan
 from needle_core.graph.specialized import Specialized
 from needle_core.nn.module import Module
+from needle_core.precision import matmul_precision
 from needle_core.record import mode
 from needle_core.tensor import Tensor
 
@@ -62,7 +63,8 @@ class Compiled(Generic[P, R]):
         leaves, structure = tree.flatten((args, kwargs), whole=_is_module)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         try:
-            key: Any = (structure, *map(_key, leaves), _aliases(tensors), mode.grad, default_device())
+            modes = mode.grad, mode.autocast, matmul_precision(), default_device()
+            key: Any = (structure, *map(_key, leaves), _aliases(tensors), *modes)
         except CompileError as error:
             error.details["function"] = self.name
             raise
@@ -233,9 +235,9 @@ def compile(function: Callable[..., Any] | None = None, /, *, keep_grads: bool =
             return loss
 
     Arguments and results are trees of tensors. Tensors from outside that it reads are inputs by reference, and those whose
-    `data` it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments or the Python values that
-    it reads (such as `model.training`) change; `report()` tells when and why. Gradients that it leaves in `.grad` are kept only
-    with `keep_grads`.
+    `data` it assigns are outputs. It is captured anew where shapes, dtypes, devices, other arguments, the precision of products
+    or the Python values that it reads (such as `model.training`) change; `report()` tells when and why. Gradients that it
+    leaves in `.grad` are kept only with `keep_grads`.
 
     Numerics: those of the same calls without it, bit for bit on the NumPy backend
     Raises:   CompileError for what cannot be captured: numbers that Python looks at, Python values that change at each call

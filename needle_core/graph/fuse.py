@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from needle_core.graph.graph import Constant, Fused, Graph, Input, Node, Value
-from needle_core.graph.passes import is_elementwise
+from needle_core.graph.passes import is_elementwise, is_widening
 
 REDUCTIONS: Final = frozenset({"sum", "mean", "prod", "max", "min", "any", "all"})
 
@@ -23,6 +23,7 @@ def fused(graph: Graph) -> Graph:
     A group takes up nodes as long as nothing outside of it has read what it gives. So all that reads it comes after its last
     node, all that it reads comes before, and no circle can arise. Random bits join none, for each reads all of the state.
     """
+    graph = _widened_where_read(graph)
     groups: list[_Group] = []
     home: dict[Value, _Group] = {}
     for i, node in enumerate(graph.nodes):
@@ -72,6 +73,35 @@ def index_space(node: Node) -> tuple[int, ...] | None:
     return x.shape if n and axes in (tuple(range(n)), tuple(range(x.ndim - n, x.ndim))) else None
 
 
+def _widened_where_read(graph: Graph) -> Graph:
+    """The graph with casts from half precision repeated for each node that may be fused with them.
+
+    What is kept from the forward for the backward pass is then two bytes an element, and not four.
+    """
+    uses = graph.uses()
+    late: dict[Value, Node] = {node.outputs[0]: node for node in graph.nodes if is_widening(node) and uses[node.outputs[0]] > 1}
+    now: dict[Value, Value] = {}
+    nodes: list[Node] = []
+
+    def widened(v: Value) -> Value:
+        nodes.append(late[v].on([now.get(u, u) for u in late[v].inputs]))
+        return nodes[-1].outputs[0]
+
+    for node in graph.nodes:
+        if node.outputs[0] in late:
+            continue
+        given: dict[Value, Value] = {}
+        for v in node.inputs:
+            if v in late and index_space(node) == v.spec.shape:
+                given[v] = given.get(v) or widened(v)
+            else:
+                given[v] = now[v] = now.get(v) or (widened(v) if v in late else v)
+        nodes.append(node.on([given[v] for v in node.inputs]))
+        now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
+    outputs = [now.get(v) or (widened(v) if v in late else v) for v in graph.outputs]
+    return Graph(graph.inputs, nodes, outputs)
+
+
 def _gathered(graph: Graph, groups: Iterable[list[Node]]) -> Graph:
     """The graph with each group as one node."""
     readers: dict[Value, list[Node | None]] = {}
@@ -100,11 +130,17 @@ def _one(parts: list[Node], given: Sequence[Value], now: dict[Value, Value]) -> 
     """`parts` as one node that gives the values `given`. Python numbers stay inside as constants."""
     inner: dict[Value, Value] = {}
     inputs: dict[Value, Input] = {}
-    nodes = []
+    nodes: list[Node] = []
+    widened: dict[Value, Node] = {}
     for part in parts:
         for v in part.inputs:
             if v not in inner and not (isinstance(v, Constant) and not v.spec.shape):
                 inner[v] = inputs[v] = Input(v.spec, f"a{len(inputs)}")
-        nodes.append(part.on([inner.get(v, v) for v in part.inputs]))
-        inner.update(zip(part.outputs, nodes[-1].outputs, strict=True))
+        made = widened.get(part.inputs[0]) if is_widening(part) else None
+        if made is None or made.spec is not part.spec:
+            made = part.on([inner.get(v, v) for v in part.inputs])
+            nodes.append(made)
+        if is_widening(part):
+            widened[part.inputs[0]] = made  # several of them want it
+        inner.update(zip(part.outputs, made.outputs, strict=True))
     return Fused(Graph([*inputs.values()], nodes, [inner[v] for v in given]), [now.get(v, v) for v in inputs])

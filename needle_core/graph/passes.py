@@ -57,6 +57,32 @@ def with_constants(graph: Graph) -> Graph:
     return rewritten(graph, _computed_ahead)
 
 
+def narrowed_early(graph: Graph) -> Graph:
+    """What is rearranged only to be cast to half precision is cast first, and the cast meets the one that it undoes.
+
+    A weight is then cast once, however its products turn it; but an array of the host may be broadcast, and a copy of what it
+    is turned to would lie in memory otherwise than a copy of it that is turned.
+    """
+    uses = graph.uses()
+    now: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        turns: list[Node] = []
+        v = node.inputs[0] if is_narrowing(node) else None
+        while v is not None and (turn := _made_by(v)) is not None and turn.op.name in _TURNING and uses[v] == 1:
+            turns.append(turn)
+            (v,) = turn.inputs
+        if v is None or not turns or (v.spec.device.backend.host and not _is_fresh(v)):
+            nodes.append(node.on([now.get(u, u) for u in node.inputs]))
+            now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
+            continue
+        nodes.append(_applied("astype", [now.get(v, v)], node.attrs, node))
+        for turn in reversed(turns):
+            nodes.append(_applied(turn.op.name, nodes[-1].outputs, turn.attrs, turn))
+        now.update(zip(node.outputs, nodes[-1].outputs, strict=True))
+    return Graph(graph.inputs, nodes, [now.get(v, v) for v in graph.outputs])
+
+
 def simplified(graph: Graph) -> Graph:
     """Less arithmetic, and fewer rearrangements."""
     return rewritten(graph, _itself, _undone, _broadcast_operand, _reduced_copies, _chained)
@@ -83,6 +109,7 @@ def with_transposed_products(graph: Graph) -> Graph:
 PASSES: Final[Mapping[str, Callable[[Graph], Graph]]] = {
     "dead code": without_dead_code,
     "constants": with_constants,
+    "early narrowing": narrowed_early,
     "algebra and chains": simplified,
     "repetition": without_repetition,
     "transposed products": with_transposed_products,
@@ -138,6 +165,8 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 
 _COMMUTING: Final = {"multiply", "add", "logical_and", "logical_or", "logical_xor"}
 _VIEWING: Final = {"reshape", "broadcast_to", "expand_as", "strided_slice"}
+_TURNING: Final = {"reshape", "permute_dims"}
+"""Ops that give all elements, and leave the axes in memory in the order in which they are."""
 _SETTLING: Final = {"abs", "relu", "relu6", "floor", "ceil", "trunc", "round", "sign", "maximum", "minimum"}
 """Ops that give their own results back: applied twice, or to an operand and itself."""
 
@@ -261,6 +290,20 @@ def is_elementwise(node: Node) -> bool:
     return node.op.name in ELEMENTWISE and OPS[node.op.name] is node.op
 
 
+def is_narrowing(node: Node) -> bool:
+    """Whether it casts floats to half precision."""
+    return _casts_floats(node) and node.outputs[0].spec.dtype.itemsize == 2 < node.inputs[0].spec.dtype.itemsize
+
+
+def is_widening(node: Node) -> bool:
+    """Whether it casts floats from half precision."""
+    return _casts_floats(node) and node.inputs[0].spec.dtype.itemsize == 2 < node.outputs[0].spec.dtype.itemsize
+
+
+def _casts_floats(node: Node) -> bool:
+    return node.op is OPS["astype"] and node.inputs[0].spec.dtype.is_floating and node.outputs[0].spec.dtype.is_floating
+
+
 # -- what is known of a value -----------------------------------------------------------------------------------------------
 
 
@@ -286,7 +329,10 @@ def _transposed_from(v: Value) -> Value | None:
 def _is_fresh(v: Value) -> bool:
     """Whether `v` fills memory of its own without gaps, so that a copy of it would lie in memory as it does."""
     node = _made_by(v)
-    return _is_row_major(v) or (node is not None and is_elementwise(node) and v.spec.dtype.is_floating)
+    if _is_row_major(v):
+        return True
+    is_rounded = node is not None and node.op.is_product and v.spec.dtype.itemsize == 2  # from the sums in float32
+    return node is not None and (is_rounded or is_elementwise(node)) and v.spec.dtype.is_floating
 
 
 def _is_row_major(v: Value) -> bool:

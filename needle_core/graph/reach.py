@@ -214,6 +214,7 @@ class Walk:
         """What a function of the user's reads: its closure, its globals, its defaults."""
         code = function.__code__
         if not trusted and _in_library(code.co_filename, function.__module__):
+            self.add(function.__name__, vars(function).get("__wrapped__"))  # what a decorator has made calls what it was given
             return
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if id(cell) not in self._seen:

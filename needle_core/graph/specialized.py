@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from needle_core import tree
+from needle_core import record, tree
 from needle_core.backend import default_device
 from needle_core.errors import CompileError, brief
 from needle_core.graph.capture import Captured, Made, Place, capture, require_same
@@ -23,6 +23,7 @@ from needle_core.graph.graph import Fused
 from needle_core.graph.guards import Guards
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import Plan, executable, planned
+from needle_core.precision import matmul_precision, settings
 from needle_core.record import Ended, mode
 from needle_core.tensor import NotKept, Tensor, tensor_of
 
@@ -47,7 +48,7 @@ class Specialized:
         keep_grads: bool,
     ) -> None:
         self.key, self.reason = key, ""
-        self.signature = {f"argument {i}": _told(leaf) for i, leaf in enumerate(leaves)}
+        self.signature = {**{f"argument {i}": _told(leaf) for i, leaf in enumerate(leaves)}, **settings()}
         objects = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         self._objects = objects  # keeps alive those that are known by identity
 
@@ -58,6 +59,7 @@ class Specialized:
 
         start = time.perf_counter()
         self._grad, self._default = mode.grad, default_device()
+        self._products = mode.autocast, matmul_precision()
         self._guards = Guards(function, objects)
         first = capture(function, tensors, call, keep_grads=keep_grads)
         if changes := self._guards.changes():
@@ -97,6 +99,8 @@ class Specialized:
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether what the graph depends on is as it was."""
         if self._grad is not mode.grad or self._default is not default_device() or not self._guards.hold():
+            return False
+        if not record.exact and self._products != (mode.autocast, matmul_precision()):
             return False
         if len(tensors) > 1 and (len(set(tensors)) < len(tensors)) is not self._is_aliased:
             return False

@@ -121,7 +121,7 @@ def _attributes(q: Spec, causal: bool, scale: Any) -> Attrs:
     return {"causal": bool(causal), "scale": float(scale)}
 
 
-@composite(_weighted)
+@composite(_weighted, product=True)
 def attention_weights(q: Tensor, k: Tensor, *mask: Tensor, causal: bool = False, scale: Any = None) -> Tensor:
     """How much each query looks at each key: the weights that `scaled_dot_product_attention` takes the mean of values with.
 
@@ -147,7 +147,7 @@ def _past(scores: Tensor) -> Tensor:
     return less(iota(n=s, device=scores.device), reshape(iota(n=t, device=scores.device), shape=(t, 1)) + (s - t + 1))
 
 
-@composite(_attended_gradient)
+@composite(_attended_gradient, product=True)
 def scaled_dot_product_attention_grad(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor, causal: bool = False, scale: Any = None
 ) -> tuple[Tensor, ...]:
@@ -162,7 +162,7 @@ def scaled_dot_product_attention_grad(
     return (*gradients, by_scores) if any(m.dtype.is_floating for m in mask) else gradients
 
 
-@composite(_attended)
+@composite(_attended, product=True)
 def scaled_dot_product_attention(
     q: Tensor, k: Tensor, v: Tensor, *mask: Tensor, causal: bool = False, scale: Any = None
 ) -> Tensor:
@@ -192,7 +192,7 @@ def _attention_gradient(
 scaled_dot_product_attention.vjp_joint(_attention_gradient)
 
 
-@composite(_attended_by_itself_gradient)
+@composite(_attended_by_itself_gradient, product=True)
 def self_attention_grad(
     g: Tensor, x: Tensor, *mask: Tensor, heads: int, causal: bool = False, scale: Any = None
 ) -> tuple[Tensor, ...]:
@@ -206,7 +206,7 @@ def self_attention_grad(
     return concat(*(_side_by_side(part) for part in parts[:3]), axis=-1), *parts[3:]
 
 
-@composite(_attended_by_itself)
+@composite(_attended_by_itself, product=True)
 def self_attention(x: Tensor, *mask: Tensor, heads: int, causal: bool = False, scale: Any = None) -> Tensor:
     """Attention of a sequence to itself in several heads, of queries, keys and values that one map has made side by side.
 

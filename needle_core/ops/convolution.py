@@ -201,7 +201,7 @@ def _convolved(
     return x.like(shape=(n, *t, o)), {**attrs, "groups": parts}
 
 
-@composite(_convolved)
+@composite(_convolved, product=True)
 def conv(x: Tensor, weight: Tensor, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Tensor:
     """Convolution (as it is called: the correlation) of images with a kernel, over as many spatial axes as they have.
 
@@ -235,7 +235,7 @@ def _convolved_weight(
     return x.like(shape=(g.shape[-1], *k, c // parts)), {"size": k, **attrs, "groups": parts}
 
 
-@composite(_convolved_weight)
+@composite(_convolved_weight, product=True)
 def conv_weight_grad(
     g: Tensor, x: Tensor, *, size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Tensor:
@@ -290,7 +290,7 @@ def _enlarged(t: Sizes, window: Sizes, stride: Any, padding: Any, dilation: Any,
     return normalize_shape([n + e for n, e in zip(least, more, strict=True)])
 
 
-@composite(_convolved_back)
+@composite(_convolved_back, product=True)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,

@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@primitive(contracted)
+@primitive(contracted, product=True)
 def matmul(a: Operand, b: Operand) -> Tensor:
     """Matrix product over the last axis of a and the one before the last of b, batched over the rest.
 
@@ -64,7 +64,7 @@ def _general(a: Spec, b: Spec, *, transpose_a: bool = False, transpose_b: bool =
     return contracted(left, right)[0], {"transpose_a": bool(transpose_a), "transpose_b": bool(transpose_b)}
 
 
-@composite(_general)
+@composite(_general, product=True)
 def gemm(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
     """Matrix product of matrices of which either is given transposed: what BLAS calls by this name.
 
@@ -88,7 +88,7 @@ def _affine(x: Spec, weight: Spec, bias: Spec) -> tuple[Spec, dict[str, Any]]:
     return contracted(x, weight)
 
 
-@composite(_affine)
+@composite(_affine, product=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x @ weight + bias.
 

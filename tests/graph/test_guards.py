@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -269,10 +271,16 @@ def test_extra_roots_are_walked() -> None:
     _only(guards, "extra_roots[0].training", "nothing -> False")
 
 
-def test_function_behind_a_decorator_is_walked() -> None:
+@contextlib.contextmanager
+def decorated() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("decorator", [functools.lru_cache, ndl.no_grad(), ndl.autocast("bfloat16"), decorated()])
+def test_function_behind_a_decorator_is_walked(decorator: Any) -> None:
     count = 1
 
-    @functools.lru_cache
+    @decorator
     def inner() -> int:
         return count
 
