@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from needle_core.precision import matmul_precision
 from needle_core.spec import Spec
 from needle_cuda_backend import direct
 from needle_cuda_backend.cudnn import Attention, Convolution, supports
@@ -45,7 +46,7 @@ def _either(
     before, after = zip(*call.attrs["padding"], strict=True)
     description = Convolution(
         kind, x.dtype, x.shape, weight.shape, y.shape,
-        call.attrs["stride"], before, after, call.attrs["dilation"], call.attrs["groups"],
+        call.attrs["stride"], before, after, call.attrs["dilation"], call.attrs["groups"], matmul_precision() == "tf32",
     )  # fmt: skip
     if not supports(description):
         return own(call)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from needle_core.graph.program import Instruction, Load, Program, Store, broadcast_steps, row_major
+from needle_core.precision import matmul_precision
 from needle_core.spec import DType
 from needle_cuda_backend.cublaslt import Matrices, products
 from needle_cuda_backend.loops import recipe_of
@@ -80,7 +81,8 @@ def product(
             recipe.then(_sum(shape, (n,), dtype, fixed), [y, bias], [y])
     elif dtype.is_floating:
         flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-        found = products(tuple(a_shape), tuple(b_shape), dtype=dtype, out=dtype, bias=bias is not None, **flags)
+        flags |= {"bias": bias is not None, "tf32": matmul_precision() == "tf32"}
+        found = products(tuple(a_shape), tuple(b_shape), dtype=dtype, out=dtype, **flags)
         size = dtype.itemsize
         places = math.gcd(*(place.offset for place in (a, b, y, bias) if place is not None))
         for matrices, i, j, o in found:
