@@ -60,8 +60,8 @@ def _memory(records: Sequence[Found], is_simulated: bool) -> list[str]:
     lines: list[str] = []
     for r in records:
         if r["kind"] == "launches":
-            rows = [(what, f"{value:.2f}") for what, value in r["microseconds"].items()]
-            lines += ["## Launches of an empty kernel", "", *_table(["", "µs"], rows)]
+            costs = [(what, f"{value:.2f}") for what, value in r["microseconds"].items()]
+            lines += ["## Launches of an empty kernel", "", *_table(["", "µs"], costs)]
         elif r["kind"] == "copy":
             lines += [
                 "## Memory",

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from needle_core.graph.passes import ELEMENTWISE
 from needle_core.graph.program import Instruction, Load, Program, Store, broadcast_steps, row_major
-from needle_core.spec import Spec
+from needle_core.spec import DType, Spec
 from needle_core.tensor import Number
 
 Specs: TypeAlias = Sequence[Spec]
@@ -27,10 +27,10 @@ def programs_of(name: str, inputs: Specs, outputs: Specs, attrs: Attrs) -> list[
     return None if make is None else make(inputs, outputs[0], attrs)
 
 
-def copying(x: int, spec: Spec, shape: Sequence[int], source: Steps, target: Store | None = None, start: int = 0) -> Program:
+def copying(x: int, dtype: DType, shape: Sequence[int], source: Steps, target: Store | None = None, start: int = 0) -> Program:
     """Elements of input `x` at `source` steps from `start`, written row after row, or as `target` says."""
-    load = Load(x, spec.dtype, tuple(source), start)
-    return Program(tuple(shape), (load,), (), (), (target or Store(0, 0, spec.dtype),))
+    load = Load(x, dtype, tuple(source), start)
+    return Program(tuple(shape), (load,), (), (), (target or Store(0, 0, dtype),))
 
 
 def _elementwise(name: str, inputs: Specs, y: Spec, attrs: Attrs) -> Program:
@@ -61,28 +61,28 @@ def _reduction(name: str) -> Callable[[Specs, Spec, Attrs], list[Program]]:
 
 
 def _reshape(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
-    return [copying(0, y, (y.size,), (1,))]
+    return [copying(0, y.dtype, (y.size,), (1,))]
 
 
 def _permute_dims(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
     steps = row_major(inputs[0].shape)
-    return [copying(0, y, y.shape, [steps[i] for i in attrs["axes"]])]
+    return [copying(0, y.dtype, y.shape, [steps[i] for i in attrs["axes"]])]
 
 
 def _broadcast_to(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
-    return [copying(0, y, y.shape, broadcast_steps(inputs[0].shape, y.shape))]
+    return [copying(0, y.dtype, y.shape, broadcast_steps(inputs[0].shape, y.shape))]
 
 
 def _strided_slice(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
     steps = row_major(inputs[0].shape)
     source = [a * b for a, b in zip(steps, attrs["step"], strict=True)]
-    return [copying(0, y, y.shape, source, start=_dot(steps, attrs["start"]))]
+    return [copying(0, y.dtype, y.shape, source, start=_dot(steps, attrs["start"]))]
 
 
 def _flip(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
     steps, axes = row_major(y.shape), attrs["axes"]
     source = [-step if i in axes else step for i, step in enumerate(steps)]
-    return [copying(0, y, y.shape, source, start=_dot([steps[i] for i in axes], [y.shape[i] - 1 for i in axes]))]
+    return [copying(0, y.dtype, y.shape, source, start=_dot([steps[i] for i in axes], [y.shape[i] - 1 for i in axes]))]
 
 
 def _pad(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
@@ -91,7 +91,7 @@ def _pad(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
     target = tuple(a * b for a, b in zip(steps, attrs["dilation"], strict=True))
     offset = _dot(steps, [before for before, _ in attrs["width"]])
     inside = Store(0, 0, y.dtype, steps=target, offset=offset)
-    return [_number(attrs["value"], y), copying(0, y, x.shape, row_major(x.shape), inside)]
+    return [_number(attrs["value"], y), copying(0, y.dtype, x.shape, row_major(x.shape), inside)]
 
 
 def _concat(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
@@ -99,7 +99,7 @@ def _concat(inputs: Specs, y: Spec, attrs: Attrs) -> list[Program]:
     programs, offset = [], 0
     for i, x in enumerate(inputs):
         part = Store(0, 0, y.dtype, steps=steps, offset=offset)
-        programs.append(copying(i, y, x.shape, row_major(x.shape), part))
+        programs.append(copying(i, y.dtype, x.shape, row_major(x.shape), part))
         offset += x.shape[axis] * steps[axis]
     return programs
 
@@ -131,3 +131,6 @@ _PROGRAMS: Final[Mapping[str, Callable[[Specs, Spec, Attrs], list[Program]]]] = 
     "iota": _iota,
     "random_bits": _random_bits,
 }  # fmt: skip
+
+SINGLE: Final = tuple(_PROGRAMS)
+"""The names of those that are not elementwise."""

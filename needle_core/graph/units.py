@@ -16,7 +16,8 @@ from needle_core.graph.plan import Plan
 class Unit:
     """Nodes that run as one: `nodes` that are alike, or the gradient of a loss that gives the loss too, or a single node.
 
-    `inputs` and `outputs` are what it reads and gives, those of alike nodes one node after the other.
+    `inputs` and `outputs` are what it reads and gives, those of alike nodes one node after the other. What it refuses, its last
+    node does.
     """
 
     nodes: tuple[Node, ...]

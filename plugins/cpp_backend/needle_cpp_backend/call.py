@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from needle_core.spec import DType, Spec, float32
@@ -51,8 +50,3 @@ def matrix_shapes(call: Call) -> list[Steps]:
 def code(dtype: DType) -> Any:
     """What the native module calls a dtype."""
     return getattr(native.DType, dtype.name)
-
-
-def row_major(shape: Sequence[int]) -> Steps:
-    """How far apart the elements of an array that lies row after row are along each axis."""
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

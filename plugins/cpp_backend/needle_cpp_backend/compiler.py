@@ -8,12 +8,11 @@ from typing import Any, NoReturn
 
 from needle_core.backend import Executable
 from needle_core.errors import KernelError
-from needle_core.graph.alike import alike
-from needle_core.graph.costs import nbytes
 from needle_core.graph.executor import failed
-from needle_core.graph.graph import Constant, Fused, Graph, Node, Value
+from needle_core.graph.graph import Constant, Fused, Node, Value
 from needle_core.graph.plan import Plan
 from needle_core.graph.program import program_of
+from needle_core.graph.units import Unit, units
 from needle_cpp_backend import programs
 from needle_cpp_backend.call import Call, Kernel
 from needle_cpp_backend.native import native
@@ -28,16 +27,8 @@ def compiled(plan: Plan) -> Executable:
     if plan.arena > sys.maxsize:
         raise KernelError(_TOO_LARGE)
     places = _Places(plan)
-    joined = _joined_losses(plan.graph)
-    groups: dict[Node, Sequence[Node]] = {group[0]: group for group in alike(plan)}
-    inside = {*joined.values(), *(node for group in groups.values() for node in group[1:])}
-    nodes = [node for node in plan.graph.nodes if not places.is_nothing(node) and node not in inside]
-    steps = []
-    for node in nodes:
-        group = groups.get(node, [node])
-        given = [*(y for member in group for y in member.outputs), *(joined[node].outputs if node in joined else ())]
-        kernel = _as_one(group) if len(group) > 1 else kernel_of(node, given)
-        steps.append((kernel, [places[v] for member in group for v in member.inputs], [places[y] for y in given]))
+    parts = units(plan)
+    steps = [(_kernel_of_unit(x), [places[v] for v in x.inputs], [places[y] for y in x.outputs]) for x in parts]
     native_plan = native.Plan(
         inputs=len(plan.graph.inputs),
         results=[(v.spec.shape, v.spec.dtype.numpy) for v in places.results],
@@ -53,15 +44,12 @@ def compiled(plan: Plan) -> Executable:
         try:
             return run(*buffers)  # type: ignore[no-any-return]
         except _FAILURES as cause:
-            _blame(cause, [joined.get(node, node) for node in nodes])
+            _blame(cause, parts)
 
     def profile(*buffers: Any) -> dict[Node, float]:
-        """Nodes that run as one share its time by their bytes."""
         seconds: dict[Node, float] = {}
-        for node, took in zip(nodes, native_plan.profile(*buffers), strict=True):
-            share = {member: nbytes(member) for member in groups.get(node, [node])}
-            total = max(sum(share.values()), 1)
-            seconds |= {member: took * n / total for member, n in share.items()}
+        for part, took in zip(parts, native_plan.profile(*buffers), strict=True):
+            seconds |= part.shares(took)
         return seconds
 
     return Executable(execute, set(plan.donated.values()), profile)
@@ -70,39 +58,24 @@ def compiled(plan: Plan) -> Executable:
 def kernel_of(node: Node, outputs: Sequence[Value]) -> Kernel:
     """The native kernel of a node, which gives these outputs."""
     if isinstance(node, Fused):
-        return programs.of_fused(program_of(node))
+        return programs.of_program(program_of(node))
     kernel: Any = node.op.kernel_for(node.spec)
     return kernel.make(Call(tuple(v.spec for v in node.inputs), tuple(y.spec for y in outputs), node.attrs))
 
 
-def _as_one(group: Sequence[Node]) -> Kernel:
-    """The native kernel of nodes that are alike."""
-    kernels = [kernel_of(node, node.outputs) for node in group]
-    return native.programs(kernels, [len(node.inputs) for node in group], [len(node.outputs) for node in group])
+def _kernel_of_unit(unit: Unit) -> Kernel:
+    if not unit.is_group:
+        return kernel_of(unit.nodes[0], unit.outputs)
+    kernels = [kernel_of(node, node.outputs) for node in unit.nodes]
+    return native.programs(kernels, [len(node.inputs) for node in unit.nodes], [len(node.outputs) for node in unit.nodes])
 
 
-def _joined_losses(graph: Graph) -> dict[Node, Node]:
-    """Gradients of the cross entropy that may give the loss too, as both need the same exponentials: with the node of the loss.
-
-    So they may if nothing reads the loss before.
-    """
-    losses: dict[Any, Node] = {}
-    joined: dict[Node, Node] = {}
-    for node in graph.nodes:
-        losses = {key: loss for key, loss in losses.items() if loss.outputs[0] not in node.inputs}
-        if node.name == "cross_entropy":
-            losses[node.inputs, repr(node.attrs)] = node
-        elif node.name == "cross_entropy_grad" and (loss := losses.pop((node.inputs[1:], repr(node.attrs)), None)):
-            joined[node] = loss
-    return joined
-
-
-def _blame(cause: Exception, nodes: Sequence[Node]) -> NoReturn:
+def _blame(cause: Exception, parts: Sequence[Unit]) -> NoReturn:
     """Raise the error for the step that failed."""
     if isinstance(cause, MemoryError) and not isinstance(cause.args[-1], int):
         raise KernelError(_TOO_LARGE) from cause  # no step has begun
     message, step = cause.args
-    failed(nodes[step], type(cause)(message))
+    failed(parts[step].nodes[-1], type(cause)(message))
 
 
 class _Places:
@@ -136,7 +109,3 @@ class _Places:
     def output(self, k: int) -> int:
         """Which of inputs, results and constants output k is."""
         return self[self.plan.graph.outputs[k]][0] - 1
-
-    def is_nothing(self, node: Node) -> bool:
-        """Whether a node only gives another shape to what stays where it is."""
-        return node.name == "reshape" and self[node.inputs[0]] == self[node.outputs[0]]

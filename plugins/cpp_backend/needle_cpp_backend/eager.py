@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
+from needle_core.graph.single_ops import SINGLE
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Spec
 from needle_cpp_backend import attention, kernels, recurrent
 from needle_cpp_backend.call import Call, code, matrix_shapes
 from needle_cpp_backend.native import native
-from needle_cpp_backend.programs import Elementwise
+from needle_cpp_backend.programs import of_op
 from needle_cpp_backend.views import VIEWS
 
 Array = npt.NDArray[Any]
@@ -45,7 +46,8 @@ class NativeKernel:
 
 def table() -> dict[str, NativeKernel]:
     """The kernels of this backend by name of op."""
-    makers: dict[str, Any] = {name: Elementwise(name) for name in ELEMENTWISE if native.has_elementwise(name)}
+    makers: dict[str, Any] = {name: of_op(name) for name in ELEMENTWISE if native.has_elementwise(name)}
+    makers |= {name: of_op(name) for name in SINGLE}
     for module in (kernels, attention, recurrent):
         makers |= public_functions(module)
     return {name: NativeKernel(name, make) for name, make in makers.items()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from needle_core.graph.program import broadcast_steps
+from needle_core.graph.program import broadcast_steps, row_major
 from needle_core.spec import Spec
 from needle_cpp_backend import programs
-from needle_cpp_backend.call import Call, Kernel, code, in_float32, matrix_shapes, row_major
+from needle_cpp_backend.call import Call, Kernel, code, in_float32, matrix_shapes
 from needle_cpp_backend.native import native
 
 Sizes = tuple[int, ...]
@@ -18,74 +18,9 @@ Sizes = tuple[int, ...]
 # -- reduce -----------------------------------------------------------------------------------------------------------------
 
 
-def _reduction(name: str) -> Any:
-    def make(call: Call) -> Kernel:
-        return programs.of_reduction(name, call.inputs[0], call.attrs["axes"], call.outputs[0])
-
-    return make
-
-
-sum, mean, prod, max, min, any, all = map(_reduction, ("sum", "mean", "prod", "max", "min", "any", "all"))
-
-
 def cumsum(call: Call) -> Kernel:
     x = call.inputs[0]
     return native.cumsum(code(x.dtype), *_around(x, call.attrs["axis"]))
-
-
-# -- shape ------------------------------------------------------------------------------------------------------------------
-
-
-def reshape(call: Call) -> Kernel:
-    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, row_major(call.outputs[0].shape))
-
-
-def permute_dims(call: Call) -> Kernel:
-    steps = row_major(call.inputs[0].shape)
-    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, tuple(steps[i] for i in call.attrs["axes"]))
-
-
-def broadcast_to(call: Call) -> Kernel:
-    y = call.outputs[0]
-    return programs.of_copy(y.dtype, y.shape, broadcast_steps(call.inputs[0].shape, y.shape))
-
-
-def expand_as(call: Call) -> Kernel:
-    return broadcast_to(call)
-
-
-def strided_slice(call: Call) -> Kernel:
-    steps = row_major(call.inputs[0].shape)
-    source = tuple(a * b for a, b in zip(steps, call.attrs["step"], strict=True))
-    return programs.of_copy(call.outputs[0].dtype, call.outputs[0].shape, source, start=_dot(steps, call.attrs["start"]))
-
-
-def flip(call: Call) -> Kernel:
-    x, axes = call.inputs[0], call.attrs["axes"]
-    steps = row_major(x.shape)
-    source = tuple(-step if i in axes else step for i, step in enumerate(steps))
-    start = _dot([steps[i] for i in axes], [x.shape[i] - 1 for i in axes])
-    return programs.of_copy(x.dtype, x.shape, source, start=start)
-
-
-def pad(call: Call) -> Kernel:
-    x, y = call.inputs[0], call.outputs[0]
-    steps = row_major(y.shape)
-    target = tuple(a * b for a, b in zip(steps, call.attrs["dilation"], strict=True))
-    offset = _dot(steps, [before for before, _ in call.attrs["width"]])
-    fill = programs.of_number("", call.attrs["value"], y)
-    copy = programs.of_copy(x.dtype, x.shape, row_major(x.shape), target, offset=offset)
-    return native.sequence([(fill, [], [(2, 0)]), (copy, [(1, 0)], [(2, 0)])], inputs=1, outputs=1)
-
-
-def concat(call: Call) -> Kernel:
-    axis, y = call.attrs["axis"], call.outputs[0]
-    steps, parts, offset = row_major(y.shape), [], 0
-    for i, x in enumerate(call.inputs):
-        copy = programs.of_copy(x.dtype, x.shape, row_major(x.shape), steps, offset=offset)
-        parts.append((copy, [(1 + i, 0)], [(1 + len(call.inputs), 0)]))
-        offset += x.shape[axis] * steps[axis]
-    return native.sequence(parts, inputs=len(call.inputs), outputs=1)
 
 
 # -- index ------------------------------------------------------------------------------------------------------------------
@@ -267,38 +202,12 @@ def _rows(x: Spec, weight: Spec) -> int:
     return math.prod(x.shape[: x.ndim - weight.ndim])
 
 
-# -- create -----------------------------------------------------------------------------------------------------------------
-
-
-def iota(call: Call) -> Kernel:
-    return programs.of_number("iota", 0, call.outputs[0])
-
-
-def random_bits(call: Call) -> Kernel:
-    state, y = call.inputs[0], call.outputs[0]
-    still = (0,) * y.ndim
-    return native.program(
-        shape=y.shape,
-        loads=[(0, code(state.dtype), still, 0), (0, code(state.dtype), still, 1)],
-        numbers=[],
-        instructions=[("random_bits", [0, 1], code(y.dtype))],
-        stores=[(0, 2, code(y.dtype), row_major(y.shape), 0, "", 0)],
-    )
-
-
 # -- what they share --------------------------------------------------------------------------------------------------------
 
 
 def _swapped(kernel: Kernel) -> Kernel:
     """A kernel with its two operands the other way round."""
     return native.sequence([(kernel, [(2, 0), (1, 0)], [(3, 0)])], inputs=2, outputs=1)
-
-
-def _dot(a: Sequence[int], b: Sequence[int]) -> int:
-    total = 0
-    for u, v in zip(a, b, strict=True):
-        total += u * v
-    return total
 
 
 def _around(x: Spec, axis: int) -> tuple[int, int, int]:

@@ -1,14 +1,15 @@
-"""Expression programs for the native module: of fused nodes, and of ops that are one instruction, a reduction or a copy."""
+"""Expression programs for the native module: of fused nodes, and of ops that are nothing but programs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from needle_core.graph.program import Program, broadcast_steps
-from needle_core.spec import DType, Spec, int32, int64
-from needle_cpp_backend.call import Call, Kernel, Steps, code, row_major
+from needle_core.graph.program import Program, Store, row_major
+from needle_core.graph.single_ops import copying, programs_of
+from needle_core.spec import DType, int32, int64
+from needle_cpp_backend.call import Call, Kernel, Steps, code
 from needle_cpp_backend.native import native
 
 
@@ -22,22 +23,22 @@ _APPROXIMATE: Final = {"gelu": "gelu_tanh", "gelu_grad": "gelu_tanh_grad"}
 _REDUCTIONS: Final = {"any": "max", "all": "min"}
 
 
-def of_fused(program: Program) -> Kernel:
-    """The kernel of a fused node."""
+def of_program(program: Program) -> Kernel:
+    """The kernel of a program."""
     ndim = len(program.shape)
     program = _with_shifts(program)
     instructions = [(instruction(x.op, x.attrs), x.operands, code(x.dtype)) for x in program.instructions]
     stores = []
-    for i, y in enumerate(program.stores):
+    for y in program.stores:
         last = bool(y.axes) and y.axes[-1] == ndim - 1
         axes = -len(y.axes) if last else len(y.axes)
         register = y.register
         if y.reduction in _REDUCTIONS:
             instructions.append(("astype", (register,), code(y.dtype)))
             register = len(program.loads) + len(program.numbers) + len(instructions) - 1
-        stores.append(
-            (i, register, code(y.dtype), row_major(program.shape), 0, _REDUCTIONS.get(y.reduction, y.reduction), axes)
-        )
+        steps = row_major(program.shape) if y.steps is None else y.steps
+        reduction = _REDUCTIONS.get(y.reduction, y.reduction)
+        stores.append((y.output, register, code(y.dtype), steps, y.offset, reduction, axes))
     return native.program(
         shape=program.shape,
         loads=[(x.input, code(x.dtype), x.steps, x.offset) for x in program.loads],
@@ -62,62 +63,23 @@ def _with_shifts(program: Program) -> Program:
     return replace(program, numbers=tuple(numbers), instructions=tuple(instructions))
 
 
-class Elementwise:
-    """Makes the kernel of an elementwise op: one instruction on broadcast operands."""
+def of_op(name: str) -> Callable[[Call], Kernel]:
+    """What makes the kernels of an op that is nothing but programs."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def make(call: Call) -> Kernel:
+        found = programs_of(name, call.inputs, call.outputs, call.attrs)
+        assert found is not None
+        kernels, n = [of_program(program) for program in found], len(call.inputs)
+        if len(kernels) == 1:
+            return kernels[0]
+        operands = [(1 + i, 0) for i in range(n)]
+        return native.sequence([(kernel, operands, [(1 + n, 0)]) for kernel in kernels], inputs=n, outputs=1)
 
-    def __call__(self, call: Call) -> Kernel:
-        inputs, (output,) = call.inputs, call.outputs
-        space = output.shape
-        return native.program(
-            shape=space,
-            loads=[(i, code(x.dtype), broadcast_steps(x.shape, space), 0) for i, x in enumerate(inputs)],
-            numbers=[],
-            instructions=[(instruction(self.name, call.attrs), range(len(inputs)), code(output.dtype))],
-            stores=[(0, len(inputs), code(output.dtype), row_major(space), 0, "", 0)],
-        )
-
-
-def of_number(name: str, number: float, output: Spec) -> Kernel:
-    """`name` of a number at each place; without a name, the number."""
-    return native.program(
-        shape=output.shape,
-        loads=[],
-        numbers=[(number, code(output.dtype))],
-        instructions=[(name, [0], code(output.dtype))] if name else [],
-        stores=[(0, 1 if name else 0, code(output.dtype), row_major(output.shape), 0, "", 0)],
-    )
-
-
-def of_reduction(name: str, x: Spec, axes: Sequence[int], output: Spec) -> Kernel:
-    """A reduction over any axes: the index space has them last, or all of them first where they are."""
-    kept = [i for i in range(x.ndim) if i not in axes]
-    leading = tuple(axes) == tuple(range(len(axes))) and bool(kept)
-    order = [*axes, *kept] if leading else [*kept, *axes]
-    steps = row_major(x.shape)
-    space = [x.shape[i] for i in order]
-    return native.program(
-        shape=space,
-        loads=[(0, code(x.dtype), [steps[i] for i in order], 0)],
-        numbers=[],
-        instructions=[("astype", [0], code(output.dtype))],  # only any and all have a result of another dtype than x
-        stores=[
-            (0, 1, code(output.dtype), row_major(space), 0, _REDUCTIONS.get(name, name) if axes else "",
-             len(axes) if leading else -len(axes))
-        ],
-    )  # fmt: skip
+    return make
 
 
 def of_copy(
     dtype: DType, shape: Sequence[int], source: Steps, target: Steps | None = None, start: int = 0, offset: int = 0
 ) -> Kernel:
     """Elements of an input at `source` steps from `start`, written at `target` steps from `offset`, or row after row."""
-    return native.program(
-        shape=shape,
-        loads=[(0, code(dtype), source, start)],
-        numbers=[],
-        instructions=[],
-        stores=[(0, 0, code(dtype), row_major(shape) if target is None else target, offset, "", 0)],
-    )
+    return of_program(copying(0, dtype, shape, source, Store(0, 0, dtype, steps=target, offset=offset), start=start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from needle_core.spec import Spec
 from needle_cpp_backend import programs
 from needle_cpp_backend.call import Call, Kernel, code, in_float32
 from needle_cpp_backend.native import native
@@ -33,7 +34,7 @@ def lstm_grad(call: Call) -> Kernel:
     work.finish(native.product(wide, (rows, 4 * d), (i, 4 * d), transpose_b=True), [da, w_ih], [0])
     work.finish(native.product(wide, (rows, i), (rows, 4 * d), transpose_a=True), [x, da], [3])
     work.finish(native.product(wide, (rows, d), (rows, 4 * d), transpose_a=True), [states, da], [4])
-    work.finish(programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 4 * d)), (0,), call.outputs[5]), [da], [5])
+    work.finish(_sum_of_rows(call.inputs[x].like(shape=(rows, 4 * d)), call.outputs[5]), [da], [5])
     return work.kernel()
 
 
@@ -62,7 +63,11 @@ def gru_grad(call: Call) -> Kernel:
     work.finish(native.product(wide, (rows, 3 * d), (i, 3 * d), transpose_b=True), [da, w_ih], [0])
     work.finish(native.product(wide, (rows, i), (rows, 3 * d), transpose_a=True), [x, da], [2])
     work.finish(native.product(wide, (rows, d), (rows, 3 * d), transpose_a=True), [states, db], [3])
-    by_bias = programs.of_reduction("sum", call.inputs[x].like(shape=(rows, 3 * d)), (0,), call.outputs[4])
+    by_bias = _sum_of_rows(call.inputs[x].like(shape=(rows, 3 * d)), call.outputs[4])
     work.finish(by_bias, [da], [4])
     work.finish(by_bias, [db], [5])
     return work.kernel()
+
+
+def _sum_of_rows(x: Spec, y: Spec) -> Kernel:
+    return programs.of_op("sum")(Call((x,), (y,), {"axes": (0,)}))

@@ -114,12 +114,12 @@ class Program : public Kernel {
       Step step{};
       step.result = first + static_cast<int>(i);
       step.count = static_cast<int>(x.operands.size());
-      if (step.count < 1 || step.count > 3) throw std::invalid_argument(x.name + " has one to three operands");
+      if (step.count > 3) throw std::invalid_argument(x.name + " has three operands at most");
       for (int k = 0; k < step.count; ++k) {
         step.operands[k] = x.operands[k];
         last_read_[x.operands[k]] = static_cast<int>(i);
       }
-      step.apply = elementwise(x.name, dtype_.at(x.operands.back()), x.dtype);
+      step.apply = elementwise(x.name, step.count ? dtype_.at(x.operands.back()) : x.dtype, x.dtype);
       step.round = is_half(x.dtype) ? rounding(x.dtype) : nullptr;
       steps_.push_back(step);
       kind_.push_back(Kind::Computed);

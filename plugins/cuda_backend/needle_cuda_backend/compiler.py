@@ -50,7 +50,7 @@ class _Step:
         if self._can_fail:
             self._commit_unless_failed()
         by_unit = zip(self.units, self.recipes, strict=True)
-        self._marks = [driver.mark(partial(_refuse, u.nodes[0], r)) if r.failure else 0 for u, r in by_unit]
+        self._marks = [driver.mark(partial(_refuse, u.nodes[-1], r)) if r.failure else 0 for u, r in by_unit]
         finalize(self, driver.forget, self._marks).atexit = False
         self._results = [k for k, v in enumerate(graph.outputs) if plan.memory.get(v) == ("output", k)]
         self._memory = self._allocate(plan.arena, max((r.scratch for r in self.recipes), default=0))

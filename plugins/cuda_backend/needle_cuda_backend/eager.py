@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
-from needle_core.graph.single_ops import programs_of
+from needle_core.graph.single_ops import SINGLE, programs_of
 from needle_core.op import OPS
 from needle_core.spec import Spec
 from needle_cuda_backend.driver import Driver
@@ -80,12 +80,6 @@ def table() -> dict[str, CudaKernel]:
 
 PRIMITIVES: Final = tuple(name for name in sorted(ELEMENTWISE) if OPS[name].is_primitive)
 """Elementwise ops, each an instruction of programs. Composites are taken apart, and their parts fused again."""
-
-SINGLE: Final = (
-    "all", "any", "broadcast_to", "concat", "expand_as", "flip", "iota", "max", "mean", "min", "pad", "permute_dims", "prod",
-    "random_bits", "reshape", "strided_slice", "sum",
-)  # fmt: skip
-"""Other ops that are nothing but programs."""
 
 
 def _of_programs(name: str) -> Callable[[Call], Recipe]:

@@ -49,7 +49,7 @@ def _over_rows(call: Call, function: str) -> Recipe:
         if is_apart or x.shape != y.shape:
             steps = broadcast_steps(x.shape, y.shape)
             operands[i] = recipe.space(y.nbytes)
-            copy = copying(0, y, turned, [steps[axis] for axis in order])
+            copy = copying(0, y.dtype, turned, [steps[axis] for axis in order])
             recipe.then(recipe_of(copy, call.fixed), [Place("input", i)], [operands[i]])
     if is_apart:
         target = recipe.space(y.nbytes)
@@ -63,7 +63,7 @@ def _over_rows(call: Call, function: str) -> Recipe:
     )  # fmt: skip
     if is_apart:
         steps = row_major(turned)
-        back = copying(0, y, y.shape, [steps[order.index(i)] for i in range(y.ndim)])
+        back = copying(0, y.dtype, y.shape, [steps[order.index(i)] for i in range(y.ndim)])
         recipe.then(recipe_of(back, call.fixed), [target], outputs_of(1))
     return recipe
 

@@ -64,7 +64,7 @@ def place(request: pytest.FixtureRequest) -> Place:
     return Place(ndl.device("cuda:0"), True)
 
 
-def places(names: Iterable[str], simulated: Iterable[str]) -> Any:
+def places(names: Iterable[str], simulated: Iterable[str]) -> pytest.MarkDecorator:
     """Parametrizes by names on the GPU, and by some of them on the simulated device too, where other tests have the rest."""
     pairs = [(GPU, names), (SIMULATED, simulated)]
     params = [pytest.param(*place.values, name, marks=place.marks) for place, chosen in pairs for name in chosen]
@@ -207,13 +207,15 @@ def test_products_in_tf32_are_near_those_of_float64(place: Place, name: str) -> 
 # -- steps ------------------------------------------------------------------------------------------------------------------
 
 
-def _trained(name: str, device: Device | str, steps: int) -> tuple[list[float], list[Array]]:
-    """The losses of a workload's steps on a device, and the weights after them."""
+def _trained(
+    name: str, device: Device | str, steps: int, mode: Callable[[Any], Any] = lambda step: step
+) -> tuple[list[float], list[Array]]:
+    """The losses of a workload's steps on a device, and the weights after them. `mode` is a decorator of the step."""
     ndl.set_default_device(device)
     try:
         ndl.manual_seed(0)
         step = WORKLOADS[name]()
-        run = ndl.compile(step)
+        run = ndl.compile(mode(step))
         losses = [run().item() for _ in range(steps)]
         return losses, [p.numpy() for p in inspect.getclosurevars(step).nonlocals["model"].parameters()]
     finally:
@@ -230,6 +232,16 @@ def test_fifty_steps_go_as_on_numpy(place: Place, name: str) -> None:
     np.testing.assert_allclose(losses[:10], expected[:10], rtol=1e-3)
     np.testing.assert_allclose(losses, expected, rtol=5e-2, atol=1e-3)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.skipif(not hasattr(ndl, "autocast"), reason="this version has no autocast")
+@places(["mlp", "mlpresnet", "resnet9", "gpt"], simulated=["mlp"])
+def test_steps_in_bfloat16_go_nearly_as_in_float32(place: Place, name: str) -> None:
+    mode: Any = ndl.autocast("bfloat16")
+    losses, _ = _trained(name, place.device, 4, mode)
+    expected, _ = _trained(name, "numpy", 4)
+    np.testing.assert_allclose(losses, expected, rtol=5e-2)
+    np.testing.assert_allclose(losses[0], expected[0], rtol=1e-2)
 
 
 @places(WORKLOADS, simulated=["mlp"])
