@@ -189,7 +189,7 @@ def main() -> None:
         try:
             turns = (args.rounds + 2) * args.slot * (len(peers) + 1)
             comparison.start(ours, turns)
-            if args.rounds:
+            if args.rounds and comparison.has_ours:
                 comparison.start(peers, min(1.5 * turns + 2, (share - now) / 2))
                 comparison.measure(args.rounds, args.slot)
             is_complete &= comparison.has_ours

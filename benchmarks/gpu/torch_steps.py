@@ -209,6 +209,8 @@ def main() -> None:
         raise SystemExit(f"{args.mode}: CUDA graphs need a GPU")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"PyTorch {torch.__version__} sees no GPU")
+    if args.device == "cpu":
+        torch.set_num_threads(1)  # small steps gain nothing by more, and threads wait by spinning
     warnings.simplefilter("ignore")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True  # it chooses convolutions by time
