@@ -97,8 +97,6 @@ class Recipe:
     def then(self, other: Recipe, inputs: Sequence[Place], outputs: Sequence[Place]) -> None:
         """Append the operations of `other`, whose operands are those places here."""
         base = self.space(other.scratch).offset if other.scratch else 0
-        self.failure = self.failure or other.failure
-        self.kept += other.kept
 
         def moved(x: Place) -> Place:
             if x.region == "scratch":
