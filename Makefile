@@ -51,7 +51,8 @@ bench: $(BUILT)  ## measure
 
 # CUDA's libraries are a gigabyte: only who has a GPU gets them.
 gpu: $(READY)  ## test and measure on a GPU, and write a report; `make gpu ARGS=--simulated` in small without one
-	$(if $(findstring --simulated,$(ARGS)),,$(UV) pip install --quiet --python .venv/bin/python -e 'plugins/cuda_backend[cuda13]')
+	$(if $(findstring --simulated,$(ARGS)),,$(UV) pip install --quiet --python .venv/bin/python \
+		-e 'plugins/cuda_backend[cuda13]' nvidia-cuda-sanitizer-api)
 	.venv/bin/python benchmarks/gpu/visit.py $(ARGS)
 
 lint: $(READY)  ## check style, format and types

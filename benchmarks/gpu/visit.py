@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -60,6 +61,7 @@ class Running:
     def __init__(self, stage: Stage, folder: Path) -> None:
         self.stage, self.start = stage, time.monotonic()
         self.path = folder / f"{stage.name}.out"
+        stage.why = "the visit was stopped before it ended"
         self._file: IO[str] = self.path.open("w")
         environment = {**os.environ, **stage.environment, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
@@ -148,9 +150,12 @@ def _sanitizers(templates: list[str], is_simulated: bool) -> list[Stage]:
     if is_simulated:
         absent = [Stage(tool, [], SIDE_BY_SIDE, why="the device is simulated") for tool in tools]
         return [Stage("templates", templates, SIDE_BY_SIDE), *absent]
-    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    packaged = Path(sysconfig.get_path("purelib"), "nvidia/cu13/bin")
+    found = shutil.which(
+        "compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), str(packaged), "/usr/local/cuda/bin"])
+    )
     if not found:
-        why = "compute-sanitizer is not installed; it comes with the CUDA toolkit"
+        why = "compute-sanitizer is not installed: pip install nvidia-cuda-sanitizer-api"
         return [Stage(tool, [], SIDE_BY_SIDE, why=why) for tool in tools]
     command = [found, "--error-exitcode", "9", "--target-processes", "all"]
     return [Stage(tool, [*command, "--tool", tool, *templates], SIDE_BY_SIDE) for tool in tools]
