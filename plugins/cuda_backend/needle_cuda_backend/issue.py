@@ -11,9 +11,9 @@ from needle_cuda_backend.convolution import CudnnCall
 from needle_cuda_backend.cublaslt import fastest
 from needle_cuda_backend.driver import WORKSPACE, Driver
 from needle_cuda_backend.linalg import MatrixProduct
-from needle_cuda_backend.loops import THREADS
 from needle_cuda_backend.memory import Memory
 from needle_cuda_backend.recipe import Launch, Many, Place, Recipe
+from needle_cuda_backend.templates import THREADS
 
 Address: TypeAlias = Callable[[Place], int]
 Run: TypeAlias = Callable[[], None]

@@ -15,7 +15,8 @@ from needle_core.backend import device
 from needle_core.graph.program import Instruction, Load, Program, Store
 from needle_core.graph.single_ops import programs_of
 from needle_core.spec import DTYPES, DType, Spec, bfloat16, float16, float32, float64, int32
-from needle_cuda_backend.loops import literal, recipe_of
+from needle_cuda_backend.element import literal
+from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.recipe import Launch, Place, Recipe
 from needle_cuda_backend.unit import source_of
 
