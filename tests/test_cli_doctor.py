@@ -374,7 +374,7 @@ def test_value_that_nobody_understands_is_an_error(name: str, wrong: str, monkey
 
 def test_known_variables_are_those_that_the_sources_read() -> None:
     sources = (file.read_text(encoding="utf-8") for file in Path(needle_core.__file__).parent.rglob("*.py"))
-    assert set(environment.VARIABLES) == {name for text in sources for name in re.findall(r"NEEDLE_[A-Z]{3,}", text)}
+    assert set(environment.VARIABLES) == {name for text in sources for name in re.findall(r"\bNEEDLE_[A-Z_]+[A-Z]\b", text)}
 
 
 def test_default_device_and_versions_are_told(told: dict[str, Any]) -> None:

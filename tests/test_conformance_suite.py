@@ -99,13 +99,18 @@ def failed(done: Report) -> dict[str, str]:
     return {r.planned.id: r.text for r in done.results if r.outcome == "failed"}
 
 
+def without_gpu(absent: dict[str, str]) -> dict[str, str]:
+    """What was not checked, but for cuda, which opens on some machines only."""
+    return {what: why for what, why in absent.items() if "cuda" not in what}
+
+
 def test_an_op_is_checked_on_every_backend_that_opens(site: Site) -> None:
     install(site, TWICE + CASE)
     site.backend("spare")  # whose buffers are arrays
     site.install("needle-shut-backend", {"backends": {"shut": "needle_shut_backend"}}, HEAD + "raise OSError('no driver')")
     made = suite("twice")
     assert set(made.devices) >= {"loopback:0", "numpy", "spare"}
-    assert made.absent == {
+    assert without_gpu(made.absent) == {
         "shut": "needle-shut-backend 1.0: import: OSError: no driver",
         "guards around operands on spare": "its memory is not the host's, or from_numpy copies",
     }
@@ -126,7 +131,7 @@ def test_a_primitive_is_checked_where_it_has_a_kernel(site: Site) -> None:
     made = suite("double")
     assert made.devices == ["numpy"]
     without = "the backend has no kernel for this primitive"
-    assert made.absent == {"double on cpp": without, "double on loopback:0": without}
+    assert without_gpu(made.absent) == {"double on cpp": without, "double on loopback:0": without}
 
 
 def test_a_primitive_without_any_kernel_fails(site: Site) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from needle_core import backend as core
 from needle_core.backend import device
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Device, Spec
@@ -90,11 +91,23 @@ def simulated() -> Simulated:
 
 
 @pytest.fixture(scope="session")
-def cuda() -> Device:
-    """The device cuda:0, simulated."""
+def opened() -> Mapping[str, Any]:
+    """What the core knows of the backend once its device, simulated, is open. It forgets it again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEEDLE_CUDA_SIMULATED", "1")
-        return device("cuda:0")
+        device("cuda:0")
+    return {name: getattr(core, name).pop(key) for name, key in _KNOWN.items()}
+
+
+_KNOWN = {"_backends": "cuda", "_makers": "cuda", "_devices": "cuda:0"}
+
+
+@pytest.fixture
+def cuda(opened: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The device cuda:0, simulated, which only the tests that ask for it know."""
+    for name, key in _KNOWN.items():
+        monkeypatch.setitem(getattr(core, name), key, opened[name])
+    return device("cuda:0")
 
 
 @pytest.fixture(scope="session")
