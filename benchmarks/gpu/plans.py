@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     head = (
         "step",
-        "nodes",
+        "units",
         "launches",
         "library",
         "kernels",

@@ -113,6 +113,7 @@ def probes() -> dict[str, Callable[[], str]]:
         return "there is a driver"
 
     def devices() -> str:
+        require_driver()
         return f"{device_count()} devices"
 
     def library(name: str, package: str) -> Callable[[], str]:
