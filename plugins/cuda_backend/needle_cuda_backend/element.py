@@ -78,11 +78,13 @@ class Element:
     def parameters(self) -> list[str]:
         """Pointers of the operands that are read and written, each once."""
         reads = dict.fromkeys(f"const {stored(r.dtype)}* {r.name}" for r in self.loads.values())
-        return [*reads, *(f"{stored(r.dtype)}* {r.name}" for r in self.targets), *(["int* flag", "int64 mark"] * self.can_fail)]
+        writes = dict.fromkeys(f"{stored(r.dtype)}* {r.name}" for r in self.targets)
+        return [*reads, *writes, *(["int* flag", "int64 mark"] * self.can_fail)]
 
     def operands(self) -> list[Place]:
         reads = dict.fromkeys(int(r.name[1:]) for r in self.loads.values())
-        return [*(Place("input", i) for i in reads), *(Place("output", y.output) for y in self.written)]
+        writes = dict.fromkeys(y.output for y in self.written)
+        return [*(Place("input", i) for i in reads), *(Place("output", i) for i in writes)]
 
     def places(self) -> list[Place | int]:
         return [*self.operands(), *([Place("failure"), Place("mark")] * self.can_fail)]

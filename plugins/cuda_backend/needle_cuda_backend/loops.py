@@ -20,6 +20,9 @@ from needle_cuda_backend.templates import BLOCKS, THREADS, lanes_for, rows_block
 STRIP: Final = (32, 8)
 """Threads of a block that reduces columns."""
 
+_FEW: Final = 2**13
+"""Elements of which more threads with less each would not be faster, as those of a map are where packs do not fill a device."""
+
 NEGATIVE_POWER: Final = (ValueError, "integers have no negative powers")
 
 _OPERATIONS: Final = {"sum": "Sum", "mean": "Sum", "prod": "Prod", "max": "Max", "any": "Max", "min": "Min", "all": "Min"}
@@ -87,6 +90,8 @@ def _map(program: Program, stores: Sequence[Store], fixed: bool) -> Launch:
     number = Numbers(fixed)
     body = Element(program, stores, [range(len(program.shape))], number)
     n = math.prod(program.shape)
+    while body.width > 1 and _FEW < n < BLOCKS * THREADS * body.width:
+        body.width //= 2
     lines = [
         f"using Index = {body.index};",
         f"const Index i = (Index(blockIdx.x) * {THREADS} + threadIdx.x){f' * {body.width}' if body.width > 1 else ''};",

@@ -6,11 +6,11 @@ An eager call binds the places to its buffers and issues the operations at once;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from needle_core.spec import DType, Spec
+from needle_core.spec import DType, Spec, float32
 
 
 class Place(NamedTuple):
@@ -98,30 +98,19 @@ class Recipe:
         """Append the operations of `other`, whose operands are those places here."""
         base = self.space(other.scratch).offset if other.scratch else 0
 
-        def moved(x: Place) -> Place:
+        def moved(x: Any) -> Any:
+            """What an operation has, its places moved: these stand by themselves, or in tuples."""
+            if type(x) is tuple:
+                return tuple(map(moved, x))
+            if not isinstance(x, Place) or x.region in ("memory", "failure", "mark"):
+                return x
             if x.region == "scratch":
                 return x.plus(base)
-            if x.region in ("memory", "failure", "mark"):
-                return x
             return (inputs if x.region == "input" else outputs)[x.number].plus(x.offset)
 
-        self.operations += [operation_at(x, moved) for x in other.operations]
+        self.operations += [x._replace(**{name: moved(value) for name, value in x._asdict().items()}) for x in other.operations]
         self.failure = self.failure or other.failure
         self.kept += other.kept
-
-
-def operation_at(operation: Any, moved: Callable[[Place], Place]) -> Any:
-    """The operation with other places."""
-    return operation._replace(
-        **{
-            name: tuple(moved(x) if isinstance(x, Place) else x for x in value)
-            if isinstance(value, tuple) and any(isinstance(x, Place) for x in value)
-            else moved(value)
-            if isinstance(value, Place)
-            else value
-            for name, value in operation._asdict().items()
-        }
-    )
 
 
 class Call(NamedTuple):
@@ -169,6 +158,11 @@ def stored(dtype: DType) -> str:
     return STORED.get(dtype.name, dtype.name)
 
 
+def wide(dtype: DType) -> DType:
+    """What elements are computed in."""
+    return float32 if dtype.name in ("float16", "bfloat16") else dtype
+
+
 def computed(dtype: DType) -> str:
     """The type in CUDA C that elements are computed in."""
-    return "float" if dtype.name in ("float16", "bfloat16") else stored(dtype)
+    return stored(wide(dtype))
