@@ -1,13 +1,12 @@
-"""Convolutions: cuDNN where it has them, else kernels of our own."""
+"""Convolutions: cuDNN where it has them, else windows and products, which their bodies are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from needle_core.precision import matmul_precision
 from needle_core.spec import Spec
-from needle_cuda_backend import direct
+from needle_cuda_backend.body import recipe_of_body
 from needle_cuda_backend.cudnn import Attention, Convolution, supports
 from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of
 
@@ -21,33 +20,28 @@ class CudnnCall(NamedTuple):
 
 def conv(call: Call) -> Recipe:
     (x, weight), (y,) = call.inputs, call.outputs
-    return _either("forward", x, weight, y, call, direct.direct_conv)
+    return _either("conv", "forward", x, weight, y, call)
 
 
 def conv_transpose(call: Call) -> Recipe:
     (y, weight), (x,) = call.inputs, call.outputs
-    return _either("input_grad", x, weight, y, call, direct.direct_conv_transpose)
+    return _either("conv_transpose", "input_grad", x, weight, y, call)
 
 
 def conv_weight_grad(call: Call) -> Recipe:
     (y, x), (weight,) = call.inputs, call.outputs
-    return _either("weight_grad", x, weight, y, call, direct.direct_conv_weight_grad)
+    return _either("conv_weight_grad", "weight_grad", x, weight, y, call)
 
 
 def _either(
-    kind: Literal["forward", "input_grad", "weight_grad"],
-    x: Spec,
-    weight: Spec,
-    y: Spec,
-    call: Call,
-    own: Callable[[Call], Recipe],
+    name: str, kind: Literal["forward", "input_grad", "weight_grad"], x: Spec, weight: Spec, y: Spec, call: Call
 ) -> Recipe:
-    """The convolution that makes y of x, or one of its gradients."""
+    """The convolution that makes y of x, or one of its gradients: the op of this name."""
     before, after = zip(*call.attrs["padding"], strict=True)
     description = Convolution(
         kind, x.dtype, x.shape, weight.shape, y.shape,
         call.attrs["stride"], before, after, call.attrs["dilation"], call.attrs["groups"], matmul_precision() == "tf32",
     )  # fmt: skip
     if not supports(description):
-        return own(call)
+        return recipe_of_body(name, call)
     return Recipe([CudnnCall(description, (*inputs_of(2), Place("output")))])

@@ -24,7 +24,8 @@ def expressed(
 ) -> Recipe:
     """The recipe of a program over `shape` whose stores get what `function` gives of the loads; their registers do not matter.
 
-    The function is of primitives of the core, and its name is the kernel's. It sees half precision as float32, which is what is loaded and stored.
+    The function is of primitives of the core, and its name is the kernel's. It sees half precision as float32, which is what
+    loads give and stores take.
     """
     kinds = tuple(wide(x.dtype) for x in loads)
     numbers, instructions, registers = _captured(function, call.outputs[0].device, kinds, tuple(attrs.items()))

@@ -1,62 +1,258 @@
-"""Recipes of pooling. Gradients are gathered: each place of the image adds up what the windows that have it hand to it."""
+"""Recipes of pooling: programs over places that have to do with the same elements.
+
+Seen from windows, these are the elements of the image in each; seen from the image, the elements of windows that a place is.
+They are fewer at the edges than elsewhere, so that a few programs do, whose loads and stores have no conditions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property, reduce
+from itertools import groupby, product
+from typing import Final, NamedTuple
 
-from needle_core.spec import DTYPES, Spec
-from needle_cuda_backend.recipe import Call, Launch, Numbers, Place, Recipe, inputs_of, stored
-from needle_cuda_backend.templates import Operand, blocks_for, is_large, launch_of, pack_width
-from needle_cuda_backend.windows import Windows
+import needle_core as ndl
+from needle_core.graph.program import Load, Program, Store, row_major
+from needle_core.graph.single_ops import programs_of
+from needle_core.spec import DType, Spec
+from needle_core.tensor import Tensor
+from needle_cuda_backend.body import recipe_of_body
+from needle_cuda_backend.expression import expressed
+from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, wide
+
+MOST: Final = 16
+"""Elements that a thread loads: registers have room for a pack of each."""
+MOST_BOXES: Final = 64
+
+# -- what becomes of elements -----------------------------------------------------------------------------------------------
+
+
+def _greatest(*x: Tensor) -> Tensor:
+    return reduce(ndl.maximum, x)
+
+
+def _mean(*x: Tensor, count: int) -> Tensor:
+    return reduce(ndl.add, x) / count
+
+
+def _shares(g: Tensor, *x: Tensor) -> tuple[Tensor, Tensor]:
+    """The greatest element of a window, and what each that is equal to it gets. With nan, none is, and all get nan."""
+    top = _greatest(*x)
+    return top, g / reduce(ndl.add, [ndl.equal(v, top).astype(g.dtype) for v in x])
+
+
+def _shared(g: Tensor, *x: Tensor) -> tuple[Tensor, ...]:
+    top, share = _shares(g, *x)
+    return tuple(ndl.equal(v, top).astype(g.dtype) * share for v in x)
+
+
+def _sum_of_shares(x: Tensor, *windows: Tensor) -> Tensor:
+    """Of the greatest elements of windows, and then the shares of each."""
+    tops, shares = windows[: len(windows) // 2], windows[len(windows) // 2 :]
+    return reduce(ndl.add, [ndl.equal(x, t).astype(x.dtype) * share for t, share in zip(tops, shares, strict=True)])
+
+
+def _sum_of_means(*g: Tensor, counts: tuple[int, ...]) -> Tensor:
+    return reduce(ndl.add, [v / count for v, count in zip(g, counts, strict=True)])
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------------
 
 
 def max_pool(call: Call) -> Recipe:
-    x, y = call.inputs[0], call.outputs[0]
-    return _recipe(call, "max_pool", [(Place("input"), x.dtype), (Place("output"), x.dtype)], x, y, y)
-
-
-def avg_pool(call: Call) -> Recipe:
-    x, y = call.inputs[0], call.outputs[0]
-    return _recipe(call, "avg_pool", [(Place("input"), x.dtype), (Place("output"), x.dtype)], x, y, y)
-
-
-def avg_pool_grad(call: Call) -> Recipe:
-    g, x = call.inputs[0], call.outputs[0]
-    return _recipe(call, "avg_pool_grad", [(Place("input"), x.dtype), (Place("output"), x.dtype)], x, g, x)
-
-
-def max_pool_grad(call: Call) -> Recipe:
-    """Where windows meet, the greatest elements of all are found first, else each place looks at its window alone."""
-    g, x = call.inputs
-    (g_place, x_place), dx, kind = inputs_of(2), Place("output"), x.dtype
-    if not _windows(call, x, g).meet:
-        return _recipe(call, "max_pool_grad_apart", [(g_place, kind), (x_place, kind), (dx, kind)], x, g, x)
-    recipe, wide = Recipe(), DTYPES["float32"] if kind.itemsize == 2 else kind
-    tops, shares = recipe.space(g.nbytes), recipe.space(g.size * wide.itemsize)
-    found: list[Operand] = [(tops, kind), (shares, wide)]
-    if x.size:
-        recipe.operations += [
-            _launch(call, "max_pool_shares", [(g_place, kind), (x_place, kind), *found], x, g, g),
-            _launch(call, "max_pool_grad", [(x_place, kind), *found, (dx, kind)], x, g, x),
-        ]
+    (x,), (y,), recipe = call.inputs, call.outputs, Recipe()
+    boxes = _boxes(call, x, y)
+    if not _are_few(boxes):
+        return _reduced(call, "max", -math.inf)
+    for box in boxes:
+        made = expressed(call, _greatest, box.shape, box.loads(0, x.dtype), [box.store(0, x.dtype)])
+        recipe.then(made, inputs_of(1), outputs_of(1))
     return recipe
 
 
-def _recipe(call: Call, function: str, operands: Sequence[Operand], x: Spec, y: Spec, result: Spec) -> Recipe:
-    return Recipe([_launch(call, function, operands, x, y, result)] if result.size else [])
+def avg_pool(call: Call) -> Recipe:
+    (x,), (y,), recipe = call.inputs, call.outputs, Recipe()
+    boxes = _boxes(call, x, y)
+    if not _are_few(boxes):
+        counts_all = call.attrs["count_include_pad"] or not any(map(any, call.attrs["padding"]))
+        return _reduced(call, "mean", 0.0) if counts_all else recipe_of_body("avg_pool", call)
+    for box in boxes:
+        loads, stores = box.loads(0, x.dtype), [box.store(0, x.dtype)]
+        recipe.then(expressed(call, _mean, box.shape, loads, stores, count=box.counts[0]), inputs_of(1), outputs_of(1))
+    return recipe
 
 
-def _launch(call: Call, function: str, operands: Sequence[Operand], x: Spec, y: Spec, result: Spec) -> Launch:
-    """Pooling makes y of x; threads have packs of `result`, which is one of them or of its shape."""
-    number, c, windows = Numbers(call.fixed), x.shape[-1], _windows(call, x, y)
-    width = pack_width(x.dtype.itemsize, c)
-    padding = call.attrs.get("count_include_pad")
-    return launch_of(
-        call, function, "pooling", operands, [x.shape[0], c], blocks_for(result.size // width),
-        types=[stored(x.dtype), width], more=[windows.written(number), *([] if padding is None else [str(padding).lower()])],
-        is_large=is_large(x.size, y.size), number=number,
-    )  # fmt: skip
+def max_pool_grad(call: Call) -> Recipe:
+    """Where windows meet, the greatest elements of all are found first."""
+    (g, x), kind, recipe = call.inputs, call.inputs[1].dtype, Recipe()
+    meet = _meet(call, x, g)
+    boxes, places = _boxes(call, x, g), _boxes(call, x, g, of_image=True) if meet else []
+    if not _are_few(boxes, places):
+        return recipe_of_body("max_pool_grad", call)
+    if not meet:
+        _zero_unless_all(recipe, call, boxes, meet)
+        for box in boxes:
+            loads, stores = [box.load(0, kind), *box.loads(1, kind)], box.stores(0, kind)
+            recipe.then(expressed(call, _shared, box.shape, loads, stores), inputs_of(2), outputs_of(1))
+        return recipe
+    tops, shares = recipe.space(g.nbytes), recipe.space(g.size * wide(kind).itemsize)
+    for box in boxes:
+        loads, stores = [box.load(0, kind), *box.loads(1, kind)], [box.store(0, kind), box.store(1, wide(kind))]
+        recipe.then(expressed(call, _shares, box.shape, loads, stores), inputs_of(2), [tops, shares])
+    _zero_unless_all(recipe, call, places, meet)
+    for box in places:
+        loads = [box.load(0, kind), *box.loads(1, kind), *box.loads(2, wide(kind))]
+        made = expressed(call, _sum_of_shares, box.shape, loads, [box.store(0, kind)])
+        recipe.then(made, [Place("input", 1), tops, shares], outputs_of(1))
+    return recipe
 
 
-def _windows(call: Call, x: Spec, y: Spec) -> Windows:
-    return Windows.of(x.shape[1:-1], y.shape[1:-1], call.attrs["size"], call.attrs)
+def avg_pool_grad(call: Call) -> Recipe:
+    """Where windows do not meet, each hands its share on to its elements, along axes of their own."""
+    (g,), (x,), recipe = call.inputs, call.outputs, Recipe()
+    meet = _meet(call, x, g)
+    boxes = _boxes(call, x, g, of_image=meet)
+    if meet and not _are_few(boxes):
+        return recipe_of_body("avg_pool_grad", call)
+    _zero_unless_all(recipe, call, boxes, meet)
+    for box in boxes:
+        if meet:
+            loads, stores = box.loads(0, x.dtype), [box.store(0, x.dtype)]
+            made = expressed(call, _sum_of_means, box.shape, loads, stores, counts=box.counts)
+        else:
+            elements = tuple(len(run.met) for run in box.runs)
+            apart = [a * b for a, b in zip(call.attrs["dilation"], row_major(x.shape)[1:-1], strict=True)]
+            load = Load(0, x.dtype, (*box.here[:-1], *(0 for _ in elements), 1), box.offset)
+            store = Store(0, 0, x.dtype, steps=(*box.there[:-1], *apart, 1), offset=box.offsets[0])
+            made = expressed(call, _mean, (*box.shape[:-1], *elements, x.shape[-1]), [load], [store], count=box.counts[0])
+        recipe.then(made, inputs_of(1), outputs_of(1))
+    return recipe
+
+
+def _zero_unless_all(recipe: Recipe, call: Call, boxes: Sequence[_Box], meet: bool) -> None:
+    """Append zeros for the whole image if some of its places are in no window."""
+    x = call.outputs[0]
+    if sum(math.prod(box.shape) * (1 if meet else box.size) for box in boxes) < x.size:
+        zeros = Program((x.size,), (), ((0.0, x.dtype),), (), (Store(0, 0, x.dtype),))
+        recipe.then(recipe_of(zeros, call.fixed), [], outputs_of(1))
+
+
+def _reduced(call: Call, reduction: str, outside: float) -> Recipe:
+    """The pooling of large windows: a reduction along their elements, of the image in its padding."""
+    (x,), (y,), recipe, source = call.inputs, call.outputs, Recipe(), Place("input")
+    stride, padding, dilation = (call.attrs[name] for name in ("stride", "padding", "dilation"))
+    if any(map(any, padding)):
+        width = ((0, 0), *padding, (0, 0))
+        padded = x.like(shape=tuple(n + sum(p) for n, p in zip(x.shape, width, strict=True)))
+        source = recipe.space(padded.nbytes)
+        attrs = {"width": width, "value": outside, "dilation": (1,) * x.ndim}
+        for program in programs_of("pad", [x], [padded], attrs) or ():
+            recipe.then(recipe_of(program, call.fixed), inputs_of(1), [source])
+        x = padded
+    n, *inner, _ = row_major(x.shape)
+    elements, places = ([a * b for a, b in zip(steps, inner, strict=True)] for steps in (dilation, stride))
+    load = Load(0, x.dtype, (*elements, n, *places, 1))
+    store = Store(0, 0, y.dtype, reduction, tuple(range(len(elements))))
+    recipe.then(
+        recipe_of(Program((*call.attrs["size"], *y.shape), (load,), (), (), (store,)), call.fixed), [source], outputs_of(1)
+    )
+    return recipe
+
+
+# -- places that are alike --------------------------------------------------------------------------------------------------
+
+
+class _Run(NamedTuple):
+    """Places along an axis that have to do with the same elements of windows.
+
+    They are `places`, the first and every `step`-th after it. For each of the elements, `met` has where the other place of the
+    first is, in the image or among the windows, from where it moves on by `pace`, and how many elements of its window count.
+    """
+
+    first: int
+    step: int
+    places: int
+    pace: int
+    met: Sequence[tuple[int, int]]
+
+
+class _Box:
+    """Places in an array of shape `target`, with a run along each spatial axis; their other places are in one of `source`."""
+
+    def __init__(self, runs: Sequence[_Run], target: Sequence[int], source: Sequence[int]) -> None:
+        to, of = row_major(target), row_major(source)
+        self.runs, self.source = runs, source
+        self.shape = (target[0], *(run.places for run in runs), target[-1])
+        self.here = (to[0], *(run.step * s for run, s in zip(runs, to[1:-1], strict=True)), 1)
+        self.there = (of[0], *(run.pace * s for run, s in zip(runs, of[1:-1], strict=True)), 1)
+        self.offset = sum(run.first * s for run, s in zip(runs, to[1:-1], strict=True))
+        self.size = math.prod(len(run.met) for run in runs)
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """Where the other places of the first are."""
+        steps = row_major(self.source)[1:-1]
+        met = product(*(run.met for run in self.runs))
+        return [sum(place * step for (place, _), step in zip(each, steps, strict=True)) for each in met]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """How many elements count of the window of each."""
+        return tuple(math.prod(count for _, count in met) for met in product(*(run.met for run in self.runs)))
+
+    def load(self, number: int, dtype: DType) -> Load:
+        return Load(number, dtype, self.here, self.offset)
+
+    def loads(self, number: int, dtype: DType) -> list[Load]:
+        return [Load(number, dtype, self.there, offset) for offset in self.offsets]
+
+    def store(self, number: int, dtype: DType) -> Store:
+        return Store(number, 0, dtype, steps=self.here, offset=self.offset)
+
+    def stores(self, number: int, dtype: DType) -> list[Store]:
+        return [Store(number, 0, dtype, steps=self.there, offset=offset) for offset in self.offsets]
+
+
+def _boxes(call: Call, x: Spec, y: Spec, *, of_image: bool = False) -> list[_Box]:
+    """The boxes of all windows, places in y, or of all places in x that are in some."""
+    by_axis = []
+    counts_all = call.attrs.get("count_include_pad", True)
+    for s, t, k, stride, before, apart in _axes(call, x, y):
+        inside = [[(e, i) for e in range(k) if 0 <= (i := p * stride - before + e * apart) < s] for p in range(t)]
+        counts = [k if counts_all else len(found) for found in inside]
+        pairs = [(i, p, e) for p, found in enumerate(inside) for e, i in found]
+        met: list[list[tuple[int, int, int]]] = [[] for _ in range(s if of_image else t)]
+        for i, p, e in pairs:
+            met[i if of_image else p].append((e, p if of_image else i, counts[p]))
+        by_axis.append(_runs(met, stride, 1) if of_image else _runs(met, 1, stride))
+    shapes = (x.shape, y.shape) if of_image else (y.shape, x.shape)
+    return [_Box(runs, *shapes) for runs in product(*by_axis)]
+
+
+def _runs(met: Sequence[Sequence[tuple[int, int, int]]], step: int, pace: int) -> list[_Run]:
+    """Runs of the places that have met any: for each place the elements, their other places, and how many count with them."""
+    runs = []
+    for start in range(min(step, len(met))):
+        for alike, places in groupby(range(start, len(met), step), lambda i: [(e, count) for e, _, count in met[i]]):
+            first, *more = places
+            if alike:
+                runs.append(_Run(first, step, 1 + len(more), pace, [(place, count) for _, place, count in met[first]]))
+    return runs
+
+
+def _axes(call: Call, x: Spec, y: Spec) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Along each axis: places in the image, windows, their elements, stride, padding before, and how far apart elements are."""
+    size, stride, padding, dilation = (call.attrs[name] for name in ("size", "stride", "padding", "dilation"))
+    return zip(x.shape[1:-1], y.shape[1:-1], size, stride, (before for before, _ in padding), dilation, strict=True)
+
+
+def _meet(call: Call, x: Spec, y: Spec) -> bool:
+    """Whether a place of the image may be in several windows."""
+    return any(t > 1 and (k - 1) * apart >= stride for _, t, k, stride, _, apart in _axes(call, x, y))
+
+
+def _are_few(*boxes: Sequence[_Box]) -> bool:
+    """Whether there is a program for each of the boxes, whose loads are not too many."""
+    return all(len(some) <= MOST_BOXES and all(box.size <= MOST for box in some) for some in boxes)

@@ -33,9 +33,11 @@ class Case(NamedTuple):
     fixed: bool = False
     over: Mapping[int, int] = {}
     outputs: Sequence[Sequence[int]] = ()
+    on: Device | str = "numpy"
+    """The device that specs are of: what takes a body apart looks for the kernels of its ops there."""
 
     def call(self) -> Call:
-        specs = tuple(Spec.of(a.shape, DTYPES[a.dtype.name], device("numpy")) for a in self.arrays)
+        specs = tuple(Spec.of(a.shape, DTYPES[a.dtype.name], device(self.on)) for a in self.arrays)
         found, attrs = OPS[self.op or self.maker.__name__].door(*specs, **self.attrs)
         results = found if isinstance(found, tuple) else (found,)
         more = tuple(results[0].like(shape=tuple(shape)) for shape in self.outputs)
@@ -64,8 +66,8 @@ class Simulated:
         scratch = driver.allocate(recipe.scratch)
 
         def address(place: Place) -> int:
-            if place.region in ("failure", "mark"):
-                return driver.failure if place.region == "failure" else 3
+            if place.region in ("failure", "mark", "memory"):
+                return {"failure": driver.failure, "mark": 3, "memory": place.offset}[place.region]
             base = {"input": given, "output": made, "scratch": [scratch]}[place.region][place.number]
             return base.address + place.offset
 

@@ -16,7 +16,7 @@ from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.graph.units import units
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Device, Spec
-from needle_cuda_backend import direct, index, loss, normalize, pooling, recurrent, reduce
+from needle_cuda_backend import index, loss, normalize, pooling, recurrent, reduce
 from needle_cuda_backend.compiler import recipe_of_unit
 from needle_cuda_backend.recipe import Call, Launch, Many, Recipe
 from needle_cuda_backend.unit import cubin, source_of
@@ -50,7 +50,6 @@ def _labels(*shape: int, kind: str = "int64") -> Any:
 _ROWS = ((98304, 256, FLOATS), (16384, 384, ("bfloat16", "float32")), (64, 8000, FLOATS), (8, 33, ("float32",)))
 _WINDOW: dict[str, Any] = {"size": (3, 3), "stride": 2, "padding": 1}
 _IMAGE = (128, 32, 32, 64)
-_CONV: dict[str, Any] = {"stride": 2, "padding": 1, "groups": 2}
 _LSTM = ((35, 64, 512), (64, 512), (64, 512), (512, 2048), (512, 2048), (2048,))
 _GRU = ((35, 64, 512), (64, 512), (512, 1536), (512, 1536), (1536,), (1536,))
 _RNN = ((35, 64, 512), (64, 512), (512, 512), (512, 512), (512,))
@@ -95,14 +94,12 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(pooling.max_pool_grad, ((128, 16, 16, 64), _IMAGE), _WINDOW),
         Sample(pooling.avg_pool, (_IMAGE,), {**_WINDOW, "count_include_pad": False}),
         Sample(pooling.avg_pool_grad, ((128, 16, 16, 64),), {**_WINDOW, "shape": (32, 32), "count_include_pad": False}),
-        Sample(pooling.max_pool_grad, ((4, 8, 8, 8, 3), (4, 16, 16, 16, 3)), {"size": 3, "stride": 2, "padding": 1}),
-    ],
-    "direct": [
-        Sample(direct.direct_conv, (_IMAGE, (96, 3, 3, 32)), _CONV, op="conv"),
-        Sample(
-            direct.direct_conv_transpose, ((128, 16, 16, 96), (96, 3, 3, 32)), {**_CONV, "size": (32, 32)}, op="conv_transpose"
-        ),
-        Sample(direct.direct_conv_weight_grad, ((128, 16, 16, 96), _IMAGE), {**_CONV, "size": 3}, op="conv_weight_grad"),
+        Sample(pooling.max_pool_grad, ((4, 15, 15, 15, 8), (4, 16, 16, 16, 8)), {"size": 2, "stride": 1}),
+        Sample(pooling.max_pool, (_IMAGE,), {"size": 4}),
+        Sample(pooling.max_pool_grad, ((128, 8, 8, 64), _IMAGE), {"size": 4}),
+        Sample(pooling.max_pool_grad, ((128, 29, 29, 64), _IMAGE), {"size": 4, "stride": 1}),
+        Sample(pooling.avg_pool, (_IMAGE,), {"size": 32}),
+        Sample(pooling.avg_pool_grad, ((128, 1, 1, 64),), {"size": 32, "shape": (32, 32)}),
     ],
     "recurrent": [
         Sample(recurrent.lstm, _LSTM),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from needle_core.spec import DTYPES
+from needle_core.spec import DTYPES, Device
 from needle_cuda_backend.pooling import avg_pool, avg_pool_grad, max_pool, max_pool_grad
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,16 @@ FORMS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 3, 5, 4, 2), {"size": 2, "stride": (1, 2, 3), "padding": 1}),
     ((0, 4, 3), {"size": 2}),
     ((1, 8, 2), {"size": 2, "stride": 3}),
+    ((2, 5, 7, 8), {"size": 3, "stride": 1, "padding": ((2, 1), (0, 2))}),
+    ((1, 9, 6, 4), {"size": (2, 3), "stride": (3, 1), "dilation": (2, 2)}),
 ]
+LARGE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((2, 6, 5, 3), {"size": (6, 5)}),
+    ((1, 7, 6, 4), {"size": 5, "stride": 1, "padding": 2}),
+    ((1, 40, 2), {"size": 17, "stride": 18, "padding": ((3, 0),)}),
+    ((1, 5, 4, 6, 1), {"size": 3, "stride": 2, "padding": 1}),
+]
+"""With more elements to a window than a thread loads."""
 
 
 def _windows(x: Any, attrs: dict[str, Any]) -> Any:
@@ -56,19 +65,21 @@ def _expected(x: Any, g: Any, attrs: dict[str, Any], count_padding: bool) -> tup
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_pooling_and_its_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+@pytest.mark.parametrize("forms", [FORMS, LARGE], ids=["small", "large"])
+def test_pooling_and_its_gradients(simulated: Any, case: Any, cuda: Device, forms: Any, dtype: str, fixed: bool) -> None:
     """Elements are often equal, and share the gradient of a maximum."""
     cases, expected = [], []
-    for i, (shape, attrs) in enumerate(FORMS):
+    how = {"fixed": fixed, "on": cuda}
+    for i, (shape, attrs) in enumerate(forms):
         x = RNG.integers(-2, 3, shape).astype(DTYPES[dtype].numpy)
         canonical = case(max_pool, [x], attrs).call().attrs
         g = RNG.normal(size=(shape[0], *_places(shape, canonical), shape[-1])).astype(x.dtype)
         count = {"count_include_pad": i % 2 == 0}
         cases += [
-            case(max_pool, [x], attrs, fixed=fixed),
-            case(max_pool_grad, [g, x], attrs, fixed=fixed),
-            case(avg_pool, [x], {**attrs, **count}, fixed=fixed),
-            case(avg_pool_grad, [g], {**attrs, **count, "shape": shape[1:-1]}, fixed=fixed),
+            case(max_pool, [x], attrs, **how),
+            case(max_pool_grad, [g, x], attrs, **how),
+            case(avg_pool, [x], {**attrs, **count}, **how),
+            case(avg_pool_grad, [g], {**attrs, **count, "shape": shape[1:-1]}, **how),
         ]
         expected += _expected(x.astype(np.float64), g.astype(np.float64), canonical, i % 2 == 0)
     for (y,), z in zip(simulated.results(cases), expected, strict=True):
@@ -86,8 +97,3 @@ def test_nan_is_the_greatest_and_spreads_in_the_gradient(simulated: Any, case: A
         z, by_max, _, _ = _expected(x.astype(np.float64), g.astype(np.float64), canonical, True)
     np.testing.assert_array_equal(y, z)
     np.testing.assert_array_equal(dx, by_max)
-
-
-def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("needle_cuda_backend.pooling.is_large", lambda *_: True)
-    test_pooling_and_its_gradients(simulated, case, "float32", True)

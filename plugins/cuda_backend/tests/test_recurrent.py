@@ -14,7 +14,10 @@ from needle_cuda_backend.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, r
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
-SIZES = [(3, 2, 4, 5), (1, 3, 2, 8), (3, 1, 2, 4), (3, 8, 2, 1), (4, 1, 3, 130), (0, 2, 3, 4), (2, 2, 0, 3), (2, 0, 3, 2), (3, 3, 2, 3)]
+SIZES = [
+    (3, 2, 4, 5), (1, 3, 2, 8), (3, 1, 2, 4), (3, 8, 2, 1), (4, 1, 3, 130), (0, 2, 3, 4), (2, 2, 0, 3), (2, 0, 3, 2),
+    (3, 3, 2, 3),
+]  # fmt: skip
 """t, n, i, d; with packs of whole rows, of samples, of both, and of none."""
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
@@ -50,4 +53,3 @@ def test_states_and_their_gradients(simulated: Any, case: Any, network: Any, rev
         for y, z in zip(ys, zs, strict=True):
             scale = max(1.0, float(np.abs(z).max(initial=0)))
             np.testing.assert_allclose(y.astype(np.float64), z, rtol=0, atol=32 * scale * EPS[dtype])
-

@@ -1,4 +1,4 @@
-"""Convolution by its definition, against the trilinear form in float64."""
+"""Convolutions that cuDNN does not take, against the trilinear form in float64."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from needle_core.spec import DTYPES
-from needle_cuda_backend.direct import direct_conv, direct_conv_transpose, direct_conv_weight_grad
+from needle_core.spec import DTYPES, Device
+from needle_cuda_backend import convolution
+from needle_cuda_backend.convolution import conv, conv_transpose, conv_weight_grad
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
@@ -38,17 +39,21 @@ def _terms(x: Any, weight: Any, attrs: dict[str, Any], t: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_convolution_and_its_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+def test_convolution_and_its_gradients(
+    simulated: Any, case: Any, cuda: Device, dtype: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "supports", lambda _: False)
     cases, expected = [], []
+    how = {"fixed": fixed, "on": cuda}
     for shape, kernels, attrs in FORMS:
         x, weight = (RNG.normal(size=s).astype(DTYPES[dtype].numpy) for s in (shape, kernels))
-        forward = case(direct_conv, [x, weight], attrs, op="conv", fixed=fixed)
+        forward = case(conv, [x, weight], attrs, **how)
         call = forward.call()
         g = RNG.normal(size=call.outputs[0].shape).astype(x.dtype)
         cases += [
             forward,
-            case(direct_conv_transpose, [g, weight], {**attrs, "size": shape[1:-1]}, op="conv_transpose", fixed=fixed),
-            case(direct_conv_weight_grad, [g, x], {**attrs, "size": kernels[1:-1]}, op="conv_weight_grad", fixed=fixed),
+            case(conv_transpose, [g, weight], {**attrs, "size": shape[1:-1]}, **how),
+            case(conv_weight_grad, [g, x], {**attrs, "size": kernels[1:-1]}, **how),
         ]
         xw, ww, gw = (a.astype(np.float64) for a in (x, weight, g))
         y, dx, dw = np.zeros(g.shape), np.zeros(shape), np.zeros(kernels)
@@ -60,18 +65,3 @@ def test_convolution_and_its_gradients(simulated: Any, case: Any, dtype: str, fi
     for (y,), z in zip(simulated.results(cases), expected, strict=True):
         atol = (2 if DTYPES[dtype].itemsize == 2 else 64) * EPS[dtype]
         np.testing.assert_allclose(y.astype(np.float64), z, rtol=8 * EPS[dtype], atol=atol)
-
-
-def test_the_gradient_for_weight_of_many_places(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    """Three chunks, the last one shorter."""
-    monkeypatch.setattr("needle_cuda_backend.direct.BLOCKS", 3)
-    x, g = (RNG.integers(-2, 3, shape).astype(np.float32) for shape in ((55, 5, 1), (55, 4, 40)))
-    one = case(direct_conv_weight_grad, [g, x], {"size": 2}, op="conv_weight_grad", fixed=True)
-    ((y,),) = simulated.results([one])
-    expected = [np.einsum("nto,ntc->oc", g, x[:, k : k + 4]) for k in range(2)]
-    np.testing.assert_array_equal(y, np.stack(expected, 1))
-
-
-def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("needle_cuda_backend.direct.is_large", lambda *_: True)
-    test_convolution_and_its_gradients(simulated, case, "float32", True)
