@@ -58,15 +58,6 @@ def test_scatter_add_of_each_dtype(simulated: Any, case: Any, dtype: str, fixed:
         np.testing.assert_array_equal(y, z)
 
 
-@pytest.mark.parametrize("dtype", NAMES)
-def test_scatter_add_to_large_tables_sorts_the_indices(simulated: Any, case: Any, monkeypatch: Any, dtype: str) -> None:
-    monkeypatch.setattr("needle_cuda_backend.index._READ", 0)
-    test_scatter_add_of_each_dtype(simulated, case, dtype, True)
-    g, index = _numbers((40, 3), dtype), _index((40,), 5)
-    ((y,),) = simulated.results([case(embedding_grad, [g, index], {"count": 5})])
-    np.testing.assert_array_equal(y, _added(np.zeros((5, 3), g.dtype), index, g, 0))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_embedding_and_its_gradient(simulated: Any, case: Any, dtype: str) -> None:
     weight, index = _numbers((6, 5), dtype), _index((3, 4), 6, "int32")
@@ -121,4 +112,3 @@ def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch:
     test_take_of_each_dtype(simulated, case, "float32", False)
     test_scatter_add_of_each_dtype(simulated, case, "float32", True)
     test_argsort_is_stable_with_nan_as_the_greatest(simulated, case, "float32", False)
-    test_scatter_add_to_large_tables_sorts_the_indices(simulated, case, monkeypatch, "float32")

@@ -93,57 +93,10 @@ __device__ inline void scatter_add(const T* x, const I* indices, const T* update
   }
 }
 
-// y of the parts of all chunks.
-template <class Index, class T, class A>
-__device__ inline void combine(const A* parts, T* y, Index n, Index chunks) {
-  const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  A sum = parts[i];
-  for (Index k = 1; k < chunks; ++k) sum = do_add(sum, parts[k * n + i]);
-  store(y + i, sum);
-}
-
-// The same in another way, for large tables: the places that indices name are sorted, and `starts` says where those of each row
-// of y begin in their order; -1 where none does.
 template <class Index, class I>
 __device__ inline void name_places(const I* indices, int64* places, Index size, Index count, Failure failure) {
   const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < count) places[i] = place_of(indices[i], size, failure);
-}
-
-template <class Index>
-__device__ inline void find_starts(const int64* places, const int64* order, Index* starts, Index count) {
-  const Index i = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  const int64 place = places[order[i]];
-  if (i == 0 || places[order[i - 1]] != place) starts[place] = i;
-}
-
-template <class Index, class T, bool FROM_ZERO>
-__device__ inline void scatter_sorted(const T* x, const int64* places, const int64* order, const Index* starts,
-                                      const T* updates, T* y, Index outer, Index size, Index inner, Index count) {
-  using A = wide<T>;
-  constexpr int kAhead = 8;
-  const Index at = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= outer * size * inner) return;
-  const Index row = at / inner % size, start = starts[row];
-  A sum = FROM_ZERO ? A(0) : load(x + at);
-  const T* from = updates + at / inner / size * count * inner + at % inner;
-  bool more = start >= 0;
-  for (Index i = start; more; i += kAhead) {
-    A values[kAhead] = {};
-    bool mine[kAhead];
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      const Index place = i + k < count ? Index(order[i + k]) : 0;
-      mine[k] = i + k < count && places[place] == row;
-      if (mine[k]) values[k] = load(from + place * inner);
-    }
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) sum = mine[k] ? do_add(sum, values[k]) : sum;
-    more = mine[kAhead - 1];
-  }
-  store(y + at, sum);
 }
 
 // -- sorting -----------------------------------------------------------------------------------------------------------------
@@ -154,64 +107,27 @@ __device__ inline bool goes_before(A a, A b, bool descending) {
   return low < high || (high != high && low == low);  // nan is the greatest
 }
 
-// How many of `n` keys in order go before `x`, or are equal to it and `or_equal`.
-template <class A, class Key>
-__device__ inline int64 count_before(A x, Key key, int64 n, bool or_equal, bool descending) {
-  int64 low = 0;
-  while (n > 0) {
-    const int64 half = n / 2;
-    const A other = key(low + half);
-    const bool before = or_equal ? !goes_before(x, other, descending) : goes_before(other, x, descending);
-    low = before ? low + half + 1 : low;
-    n = before ? n - half - 1 : half;
-  }
-  return low;
-}
-
-// Where the element at `i` goes, with key `x`, when runs of `width` elements in order become runs of twice that.
-template <class A, class Key>
-__device__ inline int64 merged_place(A x, Key key, int64 i, int64 width, int64 n, bool descending) {
-  const int64 pair = i / (2 * width) * (2 * width), middle = pair + width < n ? pair + width : n;
-  const int64 end = middle + width < n ? middle + width : n;
-  const bool right = i >= middle;
-  const int64 other = right ? pair : middle, length = right ? middle - pair : end - middle;
-  return i - (right ? width : 0) + count_before(x, [&](int64 k) { return key(other + k); }, length, right, descending);
-}
-
-constexpr int kSorted = 1024;
-
-// The places of kSorted elements of a line of x (outer, size, inner) in their order, line by line.
+// Runs of `width` places in order become runs of twice that: each place goes behind what comes before it in both. What runs of
+// one place would name is not read.
 template <class Index, class T>
-__device__ inline void argsort_tile(const T* x, int64* y, Index lines, Index size, Index inner, bool descending) {
-  __shared__ wide<T> keys[kSorted];
-  __shared__ short order[2][kSorted];
-  const Index tiles = (size + kSorted - 1) / kSorted, line = Index(blockIdx.x) / tiles;
-  const Index first = Index(blockIdx.x) % tiles * kSorted, start = line / inner * size * inner + line % inner;
-  const int n = size - first < kSorted ? int(size - first) : kSorted;
-  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
-    keys[i] = load(x + start + (first + i) * inner);
-    order[0][i] = short(i);
-  }
-  int now = 0;
-  for (int width = 1; width < n; width *= 2, now = 1 - now) {
-    __syncthreads();
-    const short* from = order[now];
-    for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
-      const auto key = [&](int64 k) { return keys[from[k]]; };
-      order[1 - now][merged_place(keys[from[i]], key, i, width, n, descending)] = from[i];
-    }
-  }
-  __syncthreads();
-  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) y[start + (first + i) * inner] = int64(first) + order[now][i];
-}
-
-// Runs of `width` places in order become runs of twice that.
-template <class Index, class T>
-__device__ inline void argsort_merge(const T* x, int64* from, int64* y, Index lines, Index size, Index inner, Index width,
+__device__ inline void argsort_merge(const T* x, const int64* from, int64* y, Index lines, Index size, Index inner, Index width,
                                      bool descending) {
   const Index place = Index(blockIdx.x) * blockDim.x + threadIdx.x;
   if (place >= lines * size) return;
   const Index start = place / (size * inner) * size * inner + place % inner, i = place / inner % size;
-  const auto key = [&](int64 k) { return load(x + start + Index(from[start + Index(k) * inner]) * inner); };
-  y[start + Index(merged_place(key(i), key, i, width, size, descending)) * inner] = from[place];
+  const auto named = [&](Index k) { return width == 1 ? k : Index(from[start + k * inner]); };
+  const auto key = [&](Index k) { return load(x + start + named(k) * inner); };
+  const Index pair = i - i % (2 * width), middle = size - pair < width ? size : pair + width;
+  const Index end = size - middle < width ? size : middle + width;
+  const bool right = i >= middle;
+  const Index first = right ? pair : middle;
+  const auto mine = key(i);
+  Index low = first, high = right ? middle : end;
+  while (low < high) {
+    const Index half = low + (high - low) / 2;
+    const bool before = right ? !goes_before(mine, key(half), descending) : goes_before(key(half), mine, descending);
+    low = before ? half + 1 : low;
+    high = before ? high : half;
+  }
+  y[start + (i - (right ? width : 0) + low - first) * inner] = named(i);
 }

@@ -5,7 +5,7 @@
 
 // Of x (outer, size, inner) along the axis in the middle: the threads with one threadIdx.y have a line.
 template <class Index, class T>
-__device__ inline void cumsum_of_rows(const T* x, T* y, Index lines, Index size, Index inner) {
+__device__ inline void cumsum(const T* x, T* y, Index lines, Index size, Index inner) {
   const Index line = Index(blockIdx.x) * blockDim.y + threadIdx.y;
   if (line >= lines) return;
   const Index start = line / inner * size * inner + line % inner;
@@ -16,18 +16,5 @@ __device__ inline void cumsum_of_rows(const T* x, T* y, Index lines, Index size,
     const wide<T> sum = before + (sum_before(value, &total) + value);
     if (i < size) store(y + place, sum);
     before += total;
-  }
-}
-
-// The same with a thread for each line.
-template <class Index, class T>
-__device__ inline void cumsum_of_columns(const T* x, T* y, Index lines, Index size, Index inner) {
-  const Index line = Index(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (line >= lines) return;
-  const Index start = line / inner * size * inner + line % inner;
-  wide<T> sum = 0;
-  for (Index i = 0; i < size; ++i) {
-    sum += load(x + start + i * inner);
-    store(y + start + i * inner, sum);
   }
 }
