@@ -1,4 +1,4 @@
-"""Matrix products: cuBLASLt for floating dtypes, a kernel of our own for integers."""
+"""Matrix products: cuBLASLt for floating dtypes, programs for integers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from needle_core.graph.program import Instruction, Load, Program, Store, broadcast_steps, row_major
 from needle_core.precision import matmul_precision
-from needle_core.spec import DType
+from needle_core.spec import DType, int64
 from needle_cuda_backend.cublaslt import Matrices, products
 from needle_cuda_backend.loops import recipe_of
-from needle_cuda_backend.recipe import Call, Entry, Launch, Numbers, Place, Recipe, inputs_of, stored
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of
 
 
 class MatrixProduct(NamedTuple):
@@ -89,7 +89,8 @@ def product(
             aligned = matrices._replace(alignment=math.gcd(matrices.alignment, places))
             recipe.operations.append(MatrixProduct(aligned, a.plus(i * size), b.plus(j * size), bias, y.plus(o * size)))
     else:
-        recipe.operations.append(_integers(a, b, y, a_shape, b_shape, batch, (m, n, k), dtype, transpose_a, transpose_b, fixed))
+        program = _integers(a_shape, b_shape, shape, dtype, (transpose_a, transpose_b))
+        recipe.then(recipe_of(program, fixed), [a, b], [y])
         if bias is not None:
             recipe.then(_sum(shape, (n,), dtype, fixed), [y, bias], [y])
 
@@ -99,44 +100,15 @@ def _sum(shape: tuple[int, ...], other: tuple[int, ...], dtype: DType, fixed: bo
     return recipe_of(Program(shape, loads, (), (Instruction("add", (0, 1), {}, dtype),), (Store(0, 2, dtype),)), fixed)
 
 
-def _integers(
-    a: Place,
-    b: Place,
-    y: Place,
-    a_shape: Sequence[int],
-    b_shape: Sequence[int],
-    batch: tuple[int, ...],
-    sizes: tuple[int, int, int],
-    dtype: DType,
-    transpose_a: bool,
-    transpose_b: bool,
-    fixed: bool,
-) -> Launch:
-    """Each thread adds up one element."""
-    m, n, k = sizes
-    number = Numbers(fixed)
-    left, right = (broadcast_steps((*s[:-2], 1), (*batch, 1))[:-1] for s in (a_shape, b_shape))
-    kind = stored(dtype)
-    lines = [
-        f"int64 i = int64(blockIdx.x) * 256 + threadIdx.x, rest = i / {number(m * n)}, row = i / {number(n)} % {number(m)};",
-        f"if (i >= {number(math.prod(batch) * m * n)}) return;",
-        f"const int64 column = i % {number(n)};",
-        f"int64 from_a = row * {number(1 if transpose_a else k)}, from_b = column * {number(k if transpose_b else 1)};",
-    ]
-    for axis in reversed(range(len(batch))):
-        size, by_a, by_b = number(batch[axis]), number(left[axis] * m * k), number(right[axis] * k * n)
-        lines.append(f"from_a += rest % {size} * {by_a}, from_b += rest % {size} * {by_b};")
-        lines.append(f"rest /= {size};")
-    step_a, step_b = number(m if transpose_a else 1), number(1 if transpose_b else n)
-    lines += [
-        f"{kind} total = 0;",
-        f"for (int64 j = 0; j < {number(k)}; ++j) total += a[from_a + j * {step_a}] * b[from_b + j * {step_b}];",
-        "y[i] = total;",
-    ]
-    parameters = [f"const {kind}* a", f"const {kind}* b", f"{kind}* y", *number.parameters]
-    entry = Entry.named("product_of_integers", parameters, "\n".join(lines))
-    blocks = -(-math.prod(batch) * m * n // 256)
-    return Launch(entry, (blocks, 1, 1), (256, 1, 1), (a, b, y, *number.arguments))
+def _integers(a: Sequence[int], b: Sequence[int], shape: tuple[int, ...], dtype: DType, turned: tuple[bool, bool]) -> Program:
+    """The product of operands of these shapes, of which the last two axes may be `turned`, as sums along an axis of its own."""
+    steps = [broadcast_steps(tuple(x), (*shape[:-2], *x[-2:])) for x in (a, b)]
+    (*left, by_m, by_k), (*right, to_k, to_n) = (
+        (*s[:-2], s[-1], s[-2]) if t else s for s, t in zip(steps, turned, strict=True)
+    )
+    loads = Load(0, dtype, (*left, by_m, 0, by_k)), Load(1, dtype, (*right, 0, to_n, to_k))
+    terms = Instruction("multiply", (0, 1), {}, dtype), Instruction("astype", (2,), {}, int64)
+    return Program((*shape, a[-2 if turned[0] else -1]), loads, (), terms, (Store(0, 3, dtype, "sum", (len(shape),)),))
 
 
 def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:

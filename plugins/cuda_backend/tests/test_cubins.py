@@ -16,7 +16,7 @@ from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.graph.units import units
 from needle_core.op import OPS
 from needle_core.spec import DTYPES, Device, Spec
-from needle_cuda_backend import index, loss, normalize, pooling, recurrent, reduce
+from needle_cuda_backend import index, linalg, loss, normalize, pooling, recurrent, reduce
 from needle_cuda_backend.compiler import recipe_of_unit
 from needle_cuda_backend.recipe import Call, Launch, Many, Recipe
 from needle_cuda_backend.unit import cubin, source_of
@@ -86,6 +86,10 @@ SAMPLES: dict[str, list[Sample]] = {
             Sample(loss.cross_entropy_grad, ((), (n, c), _labels(n)), {"reduction": how})
             for n, c, how in ((128, 10, "mean"), (2240, 10000, "mean"), (64, 33, "sum"))
         ),
+    ],
+    "linalg": [
+        Sample(linalg.matmul, ((16, 64, 100), (100, 50)), {}, ("uint8", "int32", "int64")),
+        Sample(linalg.gemm, ((100, 64), (50, 100)), {"transpose_a": True, "transpose_b": True}, ("uint8", "int32", "int64")),
     ],
     "pooling": [
         Sample(pooling.max_pool, (_IMAGE,), {"size": 2}),
