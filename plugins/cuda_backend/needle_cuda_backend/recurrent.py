@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import needle_core as ndl
 from needle_core.graph.program import Load, Program, Store
@@ -26,7 +27,7 @@ def _sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + ndl.exp(-x))
 
 
-def _lstm_step(c: Tensor, *ab: Tensor) -> tuple[Tensor, Tensor]:
+def _lstm_step(h: Tensor, c: Tensor, *ab: Tensor) -> tuple[Tensor, Tensor]:
     """h and c."""
     i, f, g, o = (a + b for a, b in zip(ab[:4], ab[4:], strict=True))
     now = _sigmoid(f) * c + _sigmoid(i) * ndl.tanh(g)
@@ -67,7 +68,7 @@ def _gru_step_grad(g: Tensor, before: Tensor, kept: Tensor, product: Tensor, *ab
     return by_h * keep, by_reset, by_keep, by_fresh, by_reset, by_keep, by_fresh * reset
 
 
-def _rnn_step(a: Tensor, b: Tensor, nonlinearity: str) -> Tensor:
+def _rnn_step(h: Tensor, a: Tensor, b: Tensor, nonlinearity: str) -> Tensor:
     return ndl.maximum(a + b, 0) if nonlinearity == "relu" else ndl.tanh(a + b)
 
 
@@ -83,106 +84,100 @@ def _sum(a: Tensor, b: Tensor) -> Tensor:
 
 
 def lstm(call: Call) -> Recipe:
-    x, h, c, w_ih, w_hh, bias = inputs_of(6)
-    work = _Work(call, call.inputs[0].shape, call.inputs[1].shape[1], gates=4)
-    (y, cs), a, b = outputs_of(2), work.product(x, w_ih, work.rows, work.i, 4 * work.d, bias), work.space(work.n, 4 * work.d)
-    for s, before in work.forward():
-        state, cell = (h, c) if before is None else (work.state(y, before), work.state(cs, before))
-        work.product(state, w_hh, work.n, work.d, 4 * work.d, target=b)
-        work.step(_lstm_step, [cell], [work.gates(a, s), b], [work.state(y, s), work.state(cs, s)])
-    return work.recipe
+    return _Work(call, gates=4, states=2).forward(_lstm_step)
 
 
 def lstm_grad(call: Call) -> Recipe:
     """The gradients of the gates take the place of `a`."""
-    gy, gc, y, cs, x, h, c, w_ih, w_hh, bias = inputs_of(10)
-    work = _Work(call, call.inputs[4].shape, call.inputs[5].shape[1], gates=4)
-    dx, dh, dc, by_ih, by_hh, by_bias = outputs_of(6)
-    states = work.before(y, h)
-    a = work.product(x, w_ih, work.rows, work.i, 4 * work.d, bias)
-    b = work.product(states, w_hh, work.rows, work.d, 4 * work.d)
+    (gy, gc, y, cs), work = inputs_of(4), _Work(call, gates=4, states=2)
+    dh, dc = work.by_states
+    states, a, b = work.again(y)
     work.zero(dh, dc)
     for s, before in work.backward():
-        given = [*(work.state(p, s) for p in (gy, gc, cs)), c if before is None else work.state(cs, before), dh, dc]
-        work.step(_lstm_step_grad, given, [work.gates(a, s), work.gates(b, s)], [dc], [work.gates(a, s)])
-        work.product(work.gates(a, s), w_hh, work.n, 4 * work.d, work.d, target=dh, transpose_b=True)
-    work.by_operands(a, x, w_ih, dx, by_ih, by_bias)
-    work.by_weight(states, a, work.d, by_hh)
-    return work.recipe
+        cell, gates = work.states[1] if before is None else work.state(cs, before), [work.gates(a, s), work.gates(b, s)]
+        work.step(_lstm_step_grad, [*(work.state(p, s) for p in (gy, gc, cs)), cell, dh, dc], gates, [dc], gates[:1])
+        work.back(gates[0], dh)
+    return work.by_weights(a, a, states)
 
 
 def gru(call: Call) -> Recipe:
-    x, h, w_ih, w_hh, b_ih, b_hh = inputs_of(6)
-    work, y = _Work(call, call.inputs[0].shape, call.inputs[1].shape[1], gates=3), Place("output")
-    a, b = work.product(x, w_ih, work.rows, work.i, 3 * work.d, b_ih), work.space(work.n, 3 * work.d)
-    for s, before in work.forward():
-        state = h if before is None else work.state(y, before)
-        work.product(state, w_hh, work.n, work.d, 3 * work.d, b_hh, target=b)
-        work.step(_gru_step, [state], [work.gates(a, s), b], [work.state(y, s)])
-    return work.recipe
+    return _Work(call, gates=3).forward(_gru_step)
 
 
 def gru_grad(call: Call) -> Recipe:
     """The gradients take the places of `a` and `b`. What h gets from the step behind is what that kept of it, and a product."""
-    g, y, x, h, w_ih, w_hh, b_ih, b_hh = inputs_of(8)
-    work = _Work(call, call.inputs[2].shape, call.inputs[3].shape[1], gates=3)
-    dx, dh, by_ih, by_hh, by_b_ih, by_b_hh = outputs_of(6)
-    states, kept, back = work.before(y, h), work.space(work.n, work.d), work.space(work.n, work.d)
-    a = work.product(x, w_ih, work.rows, work.i, 3 * work.d, b_ih)
-    b = work.product(states, w_hh, work.rows, work.d, 3 * work.d, b_hh)
-    work.zero(kept, back)
+    (g, y), work = inputs_of(2), _Work(call, gates=3)
+    states, a, b = work.again(y)
+    kept, through = work.space(work.n, work.d), work.space(work.n, work.d)
+    work.zero(kept, through)
     for s, _ in work.backward():
         gates = [work.gates(a, s), work.gates(b, s)]
-        work.step(_gru_step_grad, [work.state(g, s), work.state(states, s), kept, back], gates, [kept], gates)
-        work.product(work.gates(b, s), w_hh, work.n, 3 * work.d, work.d, target=back, transpose_b=True)
-    work.step(_sum, [kept, back], [], [dh])
-    work.by_operands(a, x, w_ih, dx, by_ih, by_b_ih)
-    work.by_weight(states, b, work.d, by_hh)
-    work.by_bias(b, by_b_hh)
-    return work.recipe
+        work.step(_gru_step_grad, [work.state(g, s), work.state(states, s), kept, through], gates, [kept], gates)
+        work.back(gates[1], through)
+    work.step(_sum, [kept, through], [], work.by_states)
+    return work.by_weights(a, b, states)
 
 
 def rnn(call: Call) -> Recipe:
-    x, h, w_ih, w_hh, bias = inputs_of(5)
-    work, y = _Work(call, call.inputs[0].shape, call.inputs[1].shape[1], gates=1), Place("output")
-    a, b = work.product(x, w_ih, work.rows, work.i, work.d, bias), work.space(work.n, work.d)
-    for s, before in work.forward():
-        work.product(h if before is None else work.state(y, before), w_hh, work.n, work.d, work.d, target=b)
-        work.step(_rnn_step, [work.state(a, s), b], [], [work.state(y, s)], nonlinearity=call.attrs["nonlinearity"])
-    return work.recipe
+    return _Work(call, gates=1).forward(_rnn_step)
 
 
 def rnn_grad(call: Call) -> Recipe:
-    g, y, x, h, w_ih, w_hh, _ = inputs_of(7)
-    work = _Work(call, call.inputs[2].shape, call.inputs[3].shape[1], gates=1)
-    dx, dh, by_ih, by_hh, by_bias = outputs_of(5)
-    da = work.space(work.rows, work.d)
+    (g, y), work = inputs_of(2), _Work(call, gates=1)
+    (dh,), da = work.by_states, work.space(work.rows, work.d)
     work.zero(dh)
     for s, _ in work.backward():
-        given = [work.state(g, s), work.state(y, s), dh]
-        work.step(_rnn_step_grad, given, [], [work.state(da, s)], nonlinearity=call.attrs["nonlinearity"])
-        work.product(work.state(da, s), w_hh, work.n, work.d, work.d, target=dh, transpose_b=True)
-    work.by_operands(da, x, w_ih, dx, by_ih, by_bias)
-    work.by_weight(work.before(y, h), da, work.d, by_hh)
-    return work.recipe
+        work.step(_rnn_step_grad, [work.state(g, s), work.state(y, s), dh], [], [work.state(da, s)])
+        work.back(work.state(da, s), dh)
+    return work.by_weights(da, da, work.before(y))
 
 
 class _Work:
-    """The recipe of a network of t steps, n samples, i features, d units, with so many gates, as it is written."""
+    """The recipe of a network of t steps, n samples, i features, d units, as it is written.
 
-    def __init__(self, call: Call, x: tuple[int, ...], d: int, gates: int) -> None:
-        self.call, self.recipe, self.d, self.count = call, Recipe(), d, gates
-        self.t, self.n, self.i = x
-        self.rows, self.width = self.t * self.n, gates * d
+    The operands of a network are x, the first of its states, weights and biases; those of a gradient have others before.
+    """
+
+    def __init__(self, call: Call, gates: int, states: int = 1) -> None:
+        self.call, self.recipe, self.count = call, Recipe(), gates
+        start = max(i for i, spec in enumerate(call.inputs) if spec.ndim == 3)
+        self.t, self.n, self.i = call.inputs[start].shape
+        self.d = call.inputs[start + 1].shape[1]
+        self.rows, self.width = self.t * self.n, gates * self.d
         self.dtype: DType = call.outputs[0].dtype
+        self.x, *rest = inputs_of(len(call.inputs))[start:]
+        self.states, (self.w_ih, self.w_hh, self.b_ih, *more) = rest[:states], rest[states:]
+        self.b_hh = more[0] if more else None
+        self.by_states = outputs_of(1 + states)[1:]
 
-    def forward(self) -> list[tuple[int, int | None]]:
+    def forward(self, function: Function) -> Recipe:
+        """The recipe of all steps."""
+        a, b, sequences = self._by_x(), self.space(self.n, self.width), outputs_of(len(self.states))
+        for s, before in self._steps():
+            now = self.states if before is None else [self.state(y, before) for y in sequences]
+            self.product(now[0], self.w_hh, self.n, self.d, self.width, b, bias=self.b_hh)
+            self.step(function, now, [self.gates(a, s), b], [self.state(y, s) for y in sequences])
+        return self.recipe
+
+    def again(self, y: Place) -> tuple[Place, Place, Place]:
+        """The states before every step, and the products with x and with these."""
+        states = self.before(y)
+        return states, self._by_x(), self.product(states, self.w_hh, self.rows, self.d, self.width, bias=self.b_hh)
+
+    def _by_x(self) -> Place:
+        return self.product(self.x, self.w_ih, self.rows, self.i, self.width, bias=self.b_ih)
+
+    def back(self, db: Place, dh: Place) -> None:
+        """Append what the step before gets through the product with h."""
+        self.product(db, self.w_hh, self.n, self.width, self.d, dh, transpose_b=True)
+
+    def _steps(self) -> list[tuple[int, int | None]]:
         """The steps in the order of computing, and the one before each."""
         steps = range(self.t - 1, -1, -1) if self.call.attrs["reverse"] else range(self.t)
         return list(zip(steps, [None, *steps], strict=False))
 
     def backward(self) -> list[tuple[int, int | None]]:
-        return self.forward()[::-1]
+        return self._steps()[::-1]
 
     def space(self, *shape: int) -> Place:
         return self.recipe.space(math.prod(shape) * self.dtype.itemsize)
@@ -193,21 +188,16 @@ class _Work:
     def gates(self, sequence: Place, step: int) -> Place:
         return sequence.plus(step * self.n * self.width * self.dtype.itemsize)
 
-    def product(
-        self, a: Place, b: Place, m: int, k: int, n: int, bias: Place | None = None,
-        target: Place | None = None, transpose_b: bool = False,
-    ) -> Place:  # fmt: skip
-        """Append a b, of m by k and k by n, and say where it is."""
-        y = self.space(m, n) if target is None else target
-        shape = (n, k) if transpose_b else (k, n)
-        product(
-            self.recipe, a, b, y, (m, k), shape, self.dtype, transpose_b=transpose_b, bias=bias, fixed=self.call.fixed
-        )  # fmt: skip
+    def product(self, a: Place, b: Place, m: int, k: int, n: int, y: Place | None = None, **how: Any) -> Place:
+        """Append a product, of m by k and k by n, and say where it is."""
+        y = y or self.space(m, n)
+        left, right = (k, m) if how.get("transpose_a") else (m, k), (n, k) if how.get("transpose_b") else (k, n)
+        product(self.recipe, a, b, y, left, right, self.dtype, fixed=self.call.fixed, **how)
         return y
 
     def step(
         self, function: Function, states: Sequence[Place], gates: Sequence[Place],
-        new_states: Sequence[Place], new_gates: Sequence[Place] = (), **attrs: str,
+        new_states: Sequence[Place], new_gates: Sequence[Place] = (),
     ) -> None:  # fmt: skip
         """Append what a function gives of states and of the gates in rows, to new ones, which may take the places of these.
 
@@ -220,40 +210,34 @@ class _Work:
             parts = [1] * states + [self.count] * rows
             return [(i, n * self.d, k * self.d) for i, n in enumerate(parts) for k in range(n)]
 
-        kind = self.dtype
+        kind, attrs = self.dtype, {name: value for name, value in self.call.attrs.items() if name != "reverse"}
         loads = [Load(i, kind, (step, 1), offset) for i, step, offset in views(len(states), len(gates))]
         stores = [Store(i, 0, kind, steps=(step, 1), offset=k) for i, step, k in views(len(new_states), len(new_gates))]
         made = expressed(self.call, function, (self.n, self.d), loads, stores, **attrs)
         self.recipe.then(made, [*states, *gates], [*new_states, *new_gates])
 
-    def before(self, y: Place, h: Place) -> Place:
-        """The states before every step, of those after it and of the first."""
+    def before(self, y: Place) -> Place:
+        """The states before every step: those after it and the first, at offsets of programs, so that packs lie right."""
         states, size = self.space(self.rows, self.d), self.n * self.d
         if self.t:
             first, source, rest = (self.t - 1, size, 0) if self.call.attrs["reverse"] else (0, 0, size)
-            self._copy(size, h, 0, states, first * size)
-            self._copy((self.t - 1) * size, y, source, states, rest)
+            for x, count, start, to in ((self.states[0], size, 0, first * size), (y, (self.t - 1) * size, source, rest)):
+                store = Store(0, 0, self.dtype, steps=(1,), offset=to)
+                self._run(copying(0, self.dtype, (count,), (1,), store, start), [x], states)
         return states
 
-    def _copy(self, count: int, source: Place, first: int, target: Place, to: int) -> None:
-        """The offsets are the program's, as places must lie so that packs can be read there."""
-        store = Store(0, 0, self.dtype, steps=(1,), offset=to)
-        self._run(copying(0, self.dtype, (count,), (1,), store, first), [source], target)
-
-    def by_operands(self, da: Place, x: Place, w_ih: Place, dx: Place, by_ih: Place, by_bias: Place) -> None:
-        """Append the gradients for x, w_ih and the bias, from those of the gates of all steps."""
-        self.product(da, w_ih, self.rows, self.width, self.i, target=dx, transpose_b=True)
-        self.by_weight(x, da, self.i, by_ih)
-        self.by_bias(da, by_bias)
-
-    def by_weight(self, x: Place, da: Place, i: int, y: Place) -> None:
-        product(
-            self.recipe, x, da, y, (self.rows, i), (self.rows, self.width), self.dtype, transpose_a=True, fixed=self.call.fixed
-        )  # fmt: skip
-
-    def by_bias(self, da: Place, y: Place) -> None:
-        load = Load(0, self.dtype, (self.width, 1))
-        self._run(Program((self.rows, self.width), (load,), (), (), (Store(0, 0, self.dtype, "sum", (0,)),)), [da], y)
+    def by_weights(self, da: Place, db: Place, states: Place) -> Recipe:
+        """The recipe with the gradients for x, weights and biases, from those of the products with x and with the states."""
+        dx, *rest = outputs_of(len(self.call.outputs))
+        by_ih, by_hh, *by_biases = rest[len(self.states) :]
+        self.product(da, self.w_ih, self.rows, self.width, self.i, dx, transpose_b=True)
+        self.product(self.x, da, self.i, self.rows, self.width, by_ih, transpose_a=True)
+        self.product(states, db, self.d, self.rows, self.width, by_hh, transpose_a=True)
+        total = Store(0, 0, self.dtype, "sum", (0,))
+        program = Program((self.rows, self.width), (Load(0, self.dtype, (self.width, 1)),), (), (), (total,))
+        for gates, bias in zip((da, db), by_biases, strict=False):
+            self._run(program, [gates], bias)
+        return self.recipe
 
     def zero(self, *states: Place) -> None:
         """Append that states are 0: what the last step gets from behind, and what there is without any."""
