@@ -1,4 +1,4 @@
-"""The body of a composite as a recipe, for calls that the composite's own kernel does not take."""
+"""Recipes of what the core says: nodes of a plan, ops that are programs, and the bodies of composites."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from needle_core.graph.graph import Constant, Fused, Node, Value
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import planned
 from needle_core.graph.program import program_of
+from needle_core.graph.single_ops import programs_of
 from needle_core.op import OPS
 from needle_core.tensor import tensor_of
 from needle_cuda_backend.loops import recipe_of
-from needle_cuda_backend.recipe import Call, Place, Recipe
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of
 
 
 def recipe_of_body(name: str, call: Call) -> Recipe:
@@ -44,6 +45,14 @@ def recipe_of_body(name: str, call: Call) -> Recipe:
         given, made = [place(v) for v in node.inputs], [place(y) for y in node.outputs]
         if not (node.name == "reshape" and given == made):
             recipe.then(recipe_of_node(node, fixed=call.fixed), given, made)
+    return recipe
+
+
+def recipe_of_programs(name: str, call: Call) -> Recipe:
+    """What an op consists of that is nothing but programs."""
+    recipe = Recipe()
+    for program in programs_of(name, call.inputs, call.outputs, call.attrs) or ():
+        recipe.then(recipe_of(program, call.fixed), inputs_of(len(call.inputs)), outputs_of(1))
     return recipe
 
 

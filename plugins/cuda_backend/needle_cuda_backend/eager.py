@@ -10,14 +10,14 @@ from typing import Any, Final, NoReturn
 
 from needle_core.backend import device, public_functions
 from needle_core.graph.passes import ELEMENTWISE
-from needle_core.graph.single_ops import SINGLE, programs_of
+from needle_core.graph.single_ops import SINGLE
 from needle_core.op import OPS
 from needle_core.spec import Spec
+from needle_cuda_backend.body import recipe_of_programs
 from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.issue import addresses, prepared
-from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.memory import Buffer
-from needle_cuda_backend.recipe import Call, Recipe, inputs_of, outputs_of
+from needle_cuda_backend.recipe import Call, Recipe
 
 VIEWS: Final = frozenset({"reshape"})
 """Ops whose result is the memory of their operand."""
@@ -70,7 +70,7 @@ def _refuse(recipe: Recipe) -> NoReturn:
 
 def table() -> dict[str, CudaKernel]:
     """The kernels of this backend by name of op: a family of ops has its makers in the module of its name."""
-    makers: dict[str, Callable[[Call], Recipe]] = {name: _of_programs(name) for name in (*PRIMITIVES, *SINGLE)}
+    makers: dict[str, Callable[[Call], Recipe]] = {name: partial(recipe_of_programs, name) for name in (*PRIMITIVES, *SINGLE)}
     for family in sorted({op.family for op in OPS.values() if op.__module__.startswith("needle_core.ops.")}):
         if find_spec(f"needle_cuda_backend.{family}"):
             module = import_module(f"needle_cuda_backend.{family}")
@@ -80,15 +80,3 @@ def table() -> dict[str, CudaKernel]:
 
 PRIMITIVES: Final = tuple(name for name in sorted(ELEMENTWISE) if OPS[name].is_primitive)
 """Elementwise ops, each an instruction of programs. Composites are taken apart, and their parts fused again."""
-
-
-def _of_programs(name: str) -> Callable[[Call], Recipe]:
-    def maker(call: Call) -> Recipe:
-        programs = programs_of(name, call.inputs, call.outputs, call.attrs)
-        assert programs is not None
-        recipe = Recipe()
-        for program in programs:
-            recipe.then(recipe_of(program, call.fixed), inputs_of(len(call.inputs)), outputs_of(1))
-        return recipe
-
-    return maker

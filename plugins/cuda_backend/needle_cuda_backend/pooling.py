@@ -7,18 +7,17 @@ They are fewer at the edges than elsewhere, so that a few programs do, whose loa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, reduce
 from itertools import groupby, product
 from typing import Final, NamedTuple
 
 import needle_core as ndl
 from needle_core.graph.program import Load, Program, Store, row_major
-from needle_core.graph.single_ops import programs_of
 from needle_core.spec import DType, Spec
 from needle_core.tensor import Tensor
-from needle_cuda_backend.body import recipe_of_body
-from needle_cuda_backend.expression import expressed
+from needle_cuda_backend.body import recipe_of_body, recipe_of_programs
+from needle_cuda_backend.expression import Function, expressed
 from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, wide
 
@@ -29,12 +28,12 @@ MOST_BOXES: Final = 64
 # -- what becomes of elements -----------------------------------------------------------------------------------------------
 
 
-def _greatest(*x: Tensor) -> Tensor:
+def _greatest(*x: Tensor, counts: tuple[int, ...] = ()) -> Tensor:
     return reduce(ndl.maximum, x)
 
 
-def _mean(*x: Tensor, count: int) -> Tensor:
-    return reduce(ndl.add, x) / count
+def _mean(*x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    return reduce(ndl.add, x) / counts[0]
 
 
 def _shares(g: Tensor, *x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,32 +61,29 @@ def _sum_of_means(*g: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 
 def max_pool(call: Call) -> Recipe:
-    (x,), (y,), recipe = call.inputs, call.outputs, Recipe()
-    boxes = _boxes(call, x, y)
-    if not _are_few(boxes):
-        return _reduced(call, "max", -math.inf)
-    for box in boxes:
-        made = expressed(call, _greatest, box.shape, box.loads(0, x.dtype), [box.store(0, x.dtype)])
-        recipe.then(made, inputs_of(1), outputs_of(1))
-    return recipe
+    return _pooled(call, _greatest, "max", -math.inf)
 
 
 def avg_pool(call: Call) -> Recipe:
+    return _pooled(call, _mean, "mean", 0.0)
+
+
+def _pooled(call: Call, function: Function, reduction: str, outside: float) -> Recipe:
     (x,), (y,), recipe = call.inputs, call.outputs, Recipe()
     boxes = _boxes(call, x, y)
     if not _are_few(boxes):
-        counts_all = call.attrs["count_include_pad"] or not any(map(any, call.attrs["padding"]))
-        return _reduced(call, "mean", 0.0) if counts_all else recipe_of_body("avg_pool", call)
+        counts_differ = not call.attrs.get("count_include_pad", True) and any(map(any, call.attrs["padding"]))
+        return recipe_of_body("avg_pool", call) if counts_differ else _reduced(call, reduction, outside)
     for box in boxes:
-        loads, stores = box.loads(0, x.dtype), [box.store(0, x.dtype)]
-        recipe.then(expressed(call, _mean, box.shape, loads, stores, count=box.counts[0]), inputs_of(1), outputs_of(1))
+        made = expressed(call, function, box.shape, box.loads(0, x.dtype), [box.store(0, x.dtype)], counts=box.counts)
+        recipe.then(made, inputs_of(1), outputs_of(1))
     return recipe
 
 
 def max_pool_grad(call: Call) -> Recipe:
     """Where windows meet, the greatest elements of all are found first."""
     (g, x), kind, recipe = call.inputs, call.inputs[1].dtype, Recipe()
-    meet = _meet(call, x, g)
+    meet = _meet(call, g)
     boxes, places = _boxes(call, x, g), _boxes(call, x, g, of_image=True) if meet else []
     if not _are_few(boxes, places):
         return recipe_of_body("max_pool_grad", call)
@@ -112,7 +108,7 @@ def max_pool_grad(call: Call) -> Recipe:
 def avg_pool_grad(call: Call) -> Recipe:
     """Where windows do not meet, each hands its share on to its elements, along axes of their own."""
     (g,), (x,), recipe = call.inputs, call.outputs, Recipe()
-    meet = _meet(call, x, g)
+    meet = _meet(call, g)
     boxes = _boxes(call, x, g, of_image=meet)
     if meet and not _are_few(boxes):
         return recipe_of_body("avg_pool_grad", call)
@@ -125,8 +121,8 @@ def avg_pool_grad(call: Call) -> Recipe:
             elements = tuple(len(run.met) for run in box.runs)
             apart = [a * b for a, b in zip(call.attrs["dilation"], row_major(x.shape)[1:-1], strict=True)]
             load = Load(0, x.dtype, (*box.here[:-1], *(0 for _ in elements), 1), box.offset)
-            store = Store(0, 0, x.dtype, steps=(*box.there[:-1], *apart, 1), offset=box.offsets[0])
-            made = expressed(call, _mean, (*box.shape[:-1], *elements, x.shape[-1]), [load], [store], count=box.counts[0])
+            store = Store(0, 0, x.dtype, steps=(*box.there[:-1], *apart, 1), offset=box.pairs[0][0])
+            made = expressed(call, _mean, (*box.shape[:-1], *elements, x.shape[-1]), [load], [store], counts=box.counts[:1])
         recipe.then(made, inputs_of(1), outputs_of(1))
     return recipe
 
@@ -146,18 +142,14 @@ def _reduced(call: Call, reduction: str, outside: float) -> Recipe:
     if any(map(any, padding)):
         width = ((0, 0), *padding, (0, 0))
         padded = x.like(shape=tuple(n + sum(p) for n, p in zip(x.shape, width, strict=True)))
-        source = recipe.space(padded.nbytes)
-        attrs = {"width": width, "value": outside, "dilation": (1,) * x.ndim}
-        for program in programs_of("pad", [x], [padded], attrs) or ():
-            recipe.then(recipe_of(program, call.fixed), inputs_of(1), [source])
+        source, attrs = recipe.space(padded.nbytes), {"width": width, "value": outside, "dilation": (1,) * x.ndim}
+        recipe.then(recipe_of_programs("pad", Call((x,), (padded,), attrs, call.fixed)), inputs_of(1), [source])
         x = padded
     n, *inner, _ = row_major(x.shape)
     elements, places = ([a * b for a, b in zip(steps, inner, strict=True)] for steps in (dilation, stride))
-    load = Load(0, x.dtype, (*elements, n, *places, 1))
-    store = Store(0, 0, y.dtype, reduction, tuple(range(len(elements))))
-    recipe.then(
-        recipe_of(Program((*call.attrs["size"], *y.shape), (load,), (), (), (store,)), call.fixed), [source], outputs_of(1)
-    )
+    load, total = Load(0, x.dtype, (*elements, n, *places, 1)), Store(0, 0, y.dtype, reduction, tuple(range(len(elements))))
+    program = Program((*call.attrs["size"], *y.shape), (load,), (), (), (total,))
+    recipe.then(recipe_of(program, call.fixed), [source], outputs_of(1))
     return recipe
 
 
@@ -191,42 +183,43 @@ class _Box:
         self.size = math.prod(len(run.met) for run in runs)
 
     @cached_property
-    def offsets(self) -> list[int]:
-        """Where the other places of the first are."""
+    def pairs(self) -> list[tuple[int, int]]:
+        """Where the other places of the first are, and how many elements of the window count with each."""
         steps = row_major(self.source)[1:-1]
-        met = product(*(run.met for run in self.runs))
-        return [sum(place * step for (place, _), step in zip(each, steps, strict=True)) for each in met]
+        return [
+            (sum(place * step for (place, _), step in zip(met, steps, strict=True)), math.prod(count for _, count in met))
+            for met in product(*(run.met for run in self.runs))
+        ]
 
-    @cached_property
+    @property
     def counts(self) -> tuple[int, ...]:
-        """How many elements count of the window of each."""
-        return tuple(math.prod(count for _, count in met) for met in product(*(run.met for run in self.runs)))
+        return tuple(count for _, count in self.pairs)
 
     def load(self, number: int, dtype: DType) -> Load:
         return Load(number, dtype, self.here, self.offset)
 
     def loads(self, number: int, dtype: DType) -> list[Load]:
-        return [Load(number, dtype, self.there, offset) for offset in self.offsets]
+        return [Load(number, dtype, self.there, offset) for offset, _ in self.pairs]
 
     def store(self, number: int, dtype: DType) -> Store:
         return Store(number, 0, dtype, steps=self.here, offset=self.offset)
 
     def stores(self, number: int, dtype: DType) -> list[Store]:
-        return [Store(number, 0, dtype, steps=self.there, offset=offset) for offset in self.offsets]
+        return [Store(number, 0, dtype, steps=self.there, offset=offset) for offset, _ in self.pairs]
 
 
 def _boxes(call: Call, x: Spec, y: Spec, *, of_image: bool = False) -> list[_Box]:
     """The boxes of all windows, places in y, or of all places in x that are in some."""
-    by_axis = []
-    counts_all = call.attrs.get("count_include_pad", True)
-    for s, t, k, stride, before, apart in _axes(call, x, y):
-        inside = [[(e, i) for e in range(k) if 0 <= (i := p * stride - before + e * apart) < s] for p in range(t)]
-        counts = [k if counts_all else len(found) for found in inside]
-        pairs = [(i, p, e) for p, found in enumerate(inside) for e, i in found]
+    by_axis, counts_all = [], call.attrs.get("count_include_pad", True)
+    sides = (call.attrs[name] for name in ("size", "stride", "padding", "dilation"))
+    for s, t, k, stride, (before, _), apart in zip(x.shape[1:-1], y.shape[1:-1], *sides, strict=True):
         met: list[list[tuple[int, int, int]]] = [[] for _ in range(s if of_image else t)]
-        for i, p, e in pairs:
-            met[i if of_image else p].append((e, p if of_image else i, counts[p]))
-        by_axis.append(_runs(met, stride, 1) if of_image else _runs(met, 1, stride))
+        for p in range(t):
+            inside = [(e, i) for e in range(k) if 0 <= (i := p * stride - before + e * apart) < s]
+            for e, i in inside:
+                here, there = (i, p) if of_image else (p, i)
+                met[here].append((e, there, k if counts_all else len(inside)))
+        by_axis.append(_runs(met, *((stride, 1) if of_image else (1, stride))))
     shapes = (x.shape, y.shape) if of_image else (y.shape, x.shape)
     return [_Box(runs, *shapes) for runs in product(*by_axis)]
 
@@ -242,15 +235,10 @@ def _runs(met: Sequence[Sequence[tuple[int, int, int]]], step: int, pace: int) -
     return runs
 
 
-def _axes(call: Call, x: Spec, y: Spec) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """Along each axis: places in the image, windows, their elements, stride, padding before, and how far apart elements are."""
-    size, stride, padding, dilation = (call.attrs[name] for name in ("size", "stride", "padding", "dilation"))
-    return zip(x.shape[1:-1], y.shape[1:-1], size, stride, (before for before, _ in padding), dilation, strict=True)
-
-
-def _meet(call: Call, x: Spec, y: Spec) -> bool:
+def _meet(call: Call, y: Spec) -> bool:
     """Whether a place of the image may be in several windows."""
-    return any(t > 1 and (k - 1) * apart >= stride for _, t, k, stride, _, apart in _axes(call, x, y))
+    sides = zip(y.shape[1:-1], call.attrs["size"], call.attrs["stride"], call.attrs["dilation"], strict=True)
+    return any(t > 1 and (k - 1) * apart >= stride for t, k, stride, apart in sides)
 
 
 def _are_few(*boxes: Sequence[_Box]) -> bool:
