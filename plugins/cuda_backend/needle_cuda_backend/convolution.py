@@ -20,28 +20,32 @@ class CudnnCall(NamedTuple):
 
 def conv(call: Call) -> Recipe:
     (x, weight), (y,) = call.inputs, call.outputs
-    return _either("conv", "forward", x, weight, y, call)
+    return by_cudnn("conv", call, _described("forward", x, weight, y, call), *inputs_of(2), Place("output"))
 
 
 def conv_transpose(call: Call) -> Recipe:
     (y, weight), (x,) = call.inputs, call.outputs
-    return _either("conv_transpose", "input_grad", x, weight, y, call)
+    return by_cudnn("conv_transpose", call, _described("input_grad", x, weight, y, call), *inputs_of(2), Place("output"))
 
 
 def conv_weight_grad(call: Call) -> Recipe:
     (y, x), (weight,) = call.inputs, call.outputs
-    return _either("conv_weight_grad", "weight_grad", x, weight, y, call)
+    return by_cudnn("conv_weight_grad", call, _described("weight_grad", x, weight, y, call), *inputs_of(2), Place("output"))
 
 
-def _either(
-    name: str, kind: Literal["forward", "input_grad", "weight_grad"], x: Spec, weight: Spec, y: Spec, call: Call
-) -> Recipe:
-    """The convolution that makes y of x, or one of its gradients: the op of this name."""
+def _described(
+    kind: Literal["forward", "input_grad", "weight_grad"], x: Spec, weight: Spec, y: Spec, call: Call
+) -> Convolution:
+    """The convolution that makes y of x, or one of its gradients."""
     before, after = zip(*call.attrs["padding"], strict=True)
-    description = Convolution(
+    return Convolution(
         kind, x.dtype, x.shape, weight.shape, y.shape,
         call.attrs["stride"], before, after, call.attrs["dilation"], call.attrs["groups"], matmul_precision() == "tf32",
     )  # fmt: skip
-    if not supports(description):
+
+
+def by_cudnn(name: str, call: Call, description: Convolution | Attention | None, *operands: Place) -> Recipe:
+    """The recipe of an op: a call of cuDNN if it is asked for this, else what the body of the op consists of."""
+    if description is None or not supports(description):
         return recipe_of_body(name, call)
-    return Recipe([CudnnCall(description, (*inputs_of(2), Place("output")))])
+    return Recipe([CudnnCall(description, operands)])

@@ -49,8 +49,7 @@ def _captured(
         captured = capture(function, operands, lambda like: (tuple(like), dict(attrs)), keep_grads=False)
     graph = optimized(captured.graph)
     constants = graph.constants()
-    values = [*graph.inputs, *constants, *(node.outputs[0] for node in graph.nodes)]
-    register = {v: i for i, v in enumerate(values)}
+    register = {v: i for i, v in enumerate([*graph.inputs, *constants, *(node.outputs[0] for node in graph.nodes)])}
     numbers = tuple((c.numpy().item(), c.spec.dtype) for c in constants)
     instructions = tuple(
         Instruction(node.name, tuple(register[v] for v in node.inputs), node.attrs, node.outputs[0].spec.dtype)

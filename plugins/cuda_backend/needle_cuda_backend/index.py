@@ -16,21 +16,12 @@ _TILE: Final = 2048
 
 
 def take(call: Call) -> Recipe:
-    x, indices = call.inputs
-    return _taken(call, Place("input", 0), Place("input", 1), x, indices, call.attrs["axis"])
-
-
-def embedding(call: Call) -> Recipe:
-    indices, weight = call.inputs
-    return _taken(call, Place("input", 1), Place("input", 0), weight, indices, 0)
-
-
-def _taken(call: Call, x: Place, indices: Place, spec: Spec, index: Spec, axis: int) -> Recipe:
     """Elements are only moved, so that one kernel serves all dtypes of a size."""
-    outer, size, inner = around(spec.shape, axis)
+    (spec, index), (x, indices) = call.inputs, inputs_of(2)
+    outer, size, inner = around(spec.shape, call.attrs["axis"])
     width = pack_width(spec.dtype.itemsize, inner) if inner else 1
     unit, units = _UNITS[spec.dtype.itemsize * width], inner // width
-    recipe = _indexing(index, axis, size)
+    recipe = _indexing(index, call.attrs["axis"], size)
     if count := outer * index.size * units:
         operands: list[Operand] = [(x, unit), (indices, index.dtype), (Place("output"), unit)]
         recipe.operations.append(

@@ -76,10 +76,6 @@ def _rnn_step_grad(g: Tensor, y: Tensor, dh: Tensor, nonlinearity: str) -> Tenso
     return (g + dh) * (ndl.less(0, y).astype(y.dtype) if nonlinearity == "relu" else 1 - y * y)
 
 
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    return a + b
-
-
 # -- sequences --------------------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +89,7 @@ def lstm_grad(call: Call) -> Recipe:
     dh, dc = work.by_states
     states, a, b = work.again(y)
     work.zero(dh, dc)
-    for s, before in work.backward():
+    for s, before in reversed(work.steps()):
         cell, gates = work.states[1] if before is None else work.state(cs, before), [work.gates(a, s), work.gates(b, s)]
         work.step(_lstm_step_grad, [*(work.state(p, s) for p in (gy, gc, cs)), cell, dh, dc], gates, [dc], gates[:1])
         work.back(gates[0], dh)
@@ -110,11 +106,11 @@ def gru_grad(call: Call) -> Recipe:
     states, a, b = work.again(y)
     kept, through = work.space(work.n, work.d), work.space(work.n, work.d)
     work.zero(kept, through)
-    for s, _ in work.backward():
+    for s, _ in reversed(work.steps()):
         gates = [work.gates(a, s), work.gates(b, s)]
         work.step(_gru_step_grad, [work.state(g, s), work.state(states, s), kept, through], gates, [kept], gates)
         work.back(gates[1], through)
-    work.step(_sum, [kept, through], [], work.by_states)
+    work.step(ndl.add, [kept, through], [], work.by_states)
     return work.by_weights(a, b, states)
 
 
@@ -126,7 +122,7 @@ def rnn_grad(call: Call) -> Recipe:
     (g, y), work = inputs_of(2), _Work(call, gates=1)
     (dh,), da = work.by_states, work.space(work.rows, work.d)
     work.zero(dh)
-    for s, _ in work.backward():
+    for s, _ in reversed(work.steps()):
         work.step(_rnn_step_grad, [work.state(g, s), work.state(y, s), dh], [], [work.state(da, s)])
         work.back(work.state(da, s), dh)
     return work.by_weights(da, da, work.before(y))
@@ -153,7 +149,7 @@ class _Work:
     def forward(self, function: Function) -> Recipe:
         """The recipe of all steps."""
         a, b, sequences = self._by_x(), self.space(self.n, self.width), outputs_of(len(self.states))
-        for s, before in self._steps():
+        for s, before in self.steps():
             now = self.states if before is None else [self.state(y, before) for y in sequences]
             self.product(now[0], self.w_hh, self.n, self.d, self.width, b, bias=self.b_hh)
             self.step(function, now, [self.gates(a, s), b], [self.state(y, s) for y in sequences])
@@ -171,13 +167,10 @@ class _Work:
         """Append what the step before gets through the product with h."""
         self.product(db, self.w_hh, self.n, self.width, self.d, dh, transpose_b=True)
 
-    def _steps(self) -> list[tuple[int, int | None]]:
+    def steps(self) -> list[tuple[int, int | None]]:
         """The steps in the order of computing, and the one before each."""
         steps = range(self.t - 1, -1, -1) if self.call.attrs["reverse"] else range(self.t)
         return list(zip(steps, [None, *steps], strict=False))
-
-    def backward(self) -> list[tuple[int, int | None]]:
-        return self._steps()[::-1]
 
     def space(self, *shape: int) -> Place:
         return self.recipe.space(math.prod(shape) * self.dtype.itemsize)

@@ -58,7 +58,7 @@ _STATES = (35, 64, 512)
 SAMPLES: dict[str, list[Sample]] = {
     "index": [
         Sample(index.take, ((100, 50, 7), _labels(640, kind="int32")), {"axis": 1}, ANY),
-        Sample(index.embedding, (_labels(64, 256), (10000, 384)), {}, ANY),
+        Sample(index.take, ((10000, 384), _labels(64, 256)), {"axis": 0}, ANY),
         Sample(index.scatter_add, ((100, 50, 7), _labels(640, kind="int32"), (100, 640, 7)), {"axis": 1}, ANY),
         Sample(index.embedding_grad, ((64, 256, 384), _labels(64, 256)), {"count": 65}, FLOATS),
         Sample(index.embedding_grad, ((64, 256, 768), _labels(64, 256, kind="int32")), {"count": 50257}, FLOATS),
