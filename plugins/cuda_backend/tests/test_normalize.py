@@ -65,11 +65,10 @@ def test_softmax_grad_of_broadcast_operands(simulated: Any, case: Any, fixed: bo
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_layer_norm_and_its_gradients(simulated: Any, case: Any, monkeypatch: Any, dtype: str, fixed: bool) -> None:
-    """Of rows shorter and longer than registers hold, and of more rows than there are groups of threads."""
-    monkeypatch.setattr("needle_cuda_backend.normalize.BLOCKS", 2)
+def test_layer_norm_and_its_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+    """Of rows shorter and longer than registers hold, and of so many that columns are split into chunks."""
     cases, expected, scales = [], [], []
-    for shape, ndim in [((300, 8), 1), ((3, 2, 6), 2), ((2, 257), 1), ((3, 12000), 1), ((1, 1), 1), ((0, 4), 1)]:
+    for shape, ndim in [((300, 8), 1), ((9, 8), 1), ((3, 2, 6), 2), ((2, 257), 1), ((3, 12000), 1), ((1, 1), 1), ((0, 4), 1)]:
         x, g = _normal(shape, dtype), _normal(shape, dtype)
         weight, bias = _normal(shape[-ndim:], dtype), _normal(shape[-ndim:], dtype)
         gw, xw, ww, bw = (a.astype(np.float64) for a in (g, x, weight, bias))
@@ -120,7 +119,7 @@ def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) 
 
 
 def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("needle_cuda_backend.normalize.is_large", lambda *_: True)
+    monkeypatch.setattr("needle_cuda_backend.element.is_large", lambda *_: True)
     test_softmax_over_any_axes(simulated, case, "float32", True)
-    test_layer_norm_and_its_gradients(simulated, case, monkeypatch, "float32", False)
+    test_layer_norm_and_its_gradients(simulated, case, "float32", True)
     test_batch_statistics_in_one_pass(simulated, case, "float32", True)
