@@ -14,10 +14,10 @@ from needle_core.graph.passes import optimized, without_dead_code, without_repet
 from needle_core.graph.plan import planned
 from needle_core.graph.program import program_of, program_of_graph
 from needle_core.op import OPS
-from needle_core.spec import Spec, float32
+from needle_core.spec import Spec
 from needle_core.tensor import Tensor, tensor_of
 from needle_cuda_backend.loops import recipe_of
-from needle_cuda_backend.recipe import Call, Place, Recipe
+from needle_cuda_backend.recipe import Call, Place, Recipe, wide
 
 
 def recipe_of_body(name: str, call: Call) -> Recipe:
@@ -56,12 +56,12 @@ def recipe_of_rows(call: Call, function: Callable[..., Tensor | tuple[Tensor, ..
     if not any(y.size for y in call.outputs):
         return Recipe()
 
-    def wide(*operands: Tensor) -> list[Tensor]:
-        made = function(*(x.astype(float32) if x.dtype.itemsize == 2 else x for x in operands))
+    def rounded(*operands: Tensor) -> list[Tensor]:
+        made = function(*(x if x.dtype is wide(x.dtype) else x.astype(wide(x.dtype)) for x in operands))
         results = made if isinstance(made, tuple) else (made,)
         return [y if y.dtype is spec.dtype else y.astype(spec.dtype) for y, spec in zip(results, call.outputs, strict=True)]
 
-    captured = _captured(wide, call.inputs)
+    captured = _captured(rounded, call.inputs)
     results = [captured.graph.outputs[r.output] for r in captured.results]
     graph = optimized(Graph(captured.graph.inputs, captured.graph.nodes, results), [without_repetition, without_dead_code])
     return recipe_of(program_of_graph(graph, np.broadcast_shapes(*(x.shape for x in call.inputs))), call.fixed)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from needle_core.graph.fuse import REDUCTIONS
-from needle_core.graph.program import Instruction, Program, row_major
+from needle_core.graph.program import Instruction, Load, Program, Store, row_major
 from needle_core.spec import DType
 from needle_cuda_backend.recipe import Numbers, Place, computed, stored
 from needle_cuda_backend.templates import is_large
@@ -17,15 +16,21 @@ _OF_PLACES: Final = ("iota", "random_bits")
 """Instructions that depend on the place."""
 
 
-@dataclass
 class _Ref:
-    """Where a load or store is: its type in memory, its steps along the merged axes, outer ones first, and these as text."""
+    """Where a load or store is: its type in memory, and its steps along the merged axes, outer ones first."""
 
-    name: str
-    dtype: DType
-    steps: list[int]
-    offset: int
-    texts: list[str]
+    def __init__(self, name: str, x: Load | Store, steps: list[int], number: Numbers) -> None:
+        self.name, self.dtype, self.steps, self.offset, self._fixed = name, x.dtype, steps, x.offset, number.fixed
+        self._texts = [number(n) for n in (*steps, x.offset)]
+
+    def at(self, element: str = "") -> str:
+        """The address, `element` places on along the last axis."""
+        *texts, offset = self._texts
+        steps = [(k, text) for k, (step, text) in enumerate(zip(self.steps, texts, strict=True)) if step or not self._fixed]
+        terms = [f"i{k}" if text == "1" else f"{text} * i{k}" for k, text in steps]
+        if element and self.steps and self.steps[-1]:
+            terms.append(f"{texts[-1]} * {element}")
+        return " + ".join([self.name, *terms, *([offset] if self.offset or not self._fixed else [])])
 
 
 class Element:
@@ -36,11 +41,14 @@ class Element:
     axis, of four or of more, so that few sources serve all shapes.
     """
 
+    held: Collection[int] = ()
+    """Loads whose packs are in registers: h0[k] ..."""
+
     def __init__(self, program: Program, groups: Sequence[Sequence[int]], number: Numbers, *, packs: bool = True) -> None:
         self.program, self.number, self.dtypes = program, number, dtypes_of(program)
         first = len(program.loads) + len(program.numbers)
         self.instructions = dict(enumerate(program.instructions, first))
-        self.needed = self._before(y.register for y in program.stores)
+        self.needed = self._before((y.register for y in program.stores), self.instructions)
         self.instructions = {i: x for i, x in self.instructions.items() if i in self.needed}
         self.written, self.results = ([y for y in program.stores if bool(y.axes) is of_rows] for of_rows in (False, True))
         loads = {i: x for i, x in enumerate(program.loads) if i in self.needed}
@@ -51,52 +59,45 @@ class Element:
             self.passes[i] = max((self.passes[k] for k in x.operands), default=0) + (x.op in REDUCTIONS)
             if x.op in _OF_PLACES or (x.op not in REDUCTIONS and not self.moving.isdisjoint(x.operands)):
                 self.moving.add(i)
+        times = [self.passes[i] - (x.op in REDUCTIONS) for i, x in self.instructions.items() if x.op in REDUCTIONS]
+        self.last = max([0, *times, *(self.passes[y.register] for y in self.written)])
         whole = row_major(program.shape)
-        steps = [x.steps for x in loads.values()] + [whole if y.steps is None else y.steps for y in self.written]
+        steps = [x.steps for x in loads.values()] + [y.steps or whole for y in self.written]
         merged = [_merged(program.shape, axes, steps) for axes in groups]
         if not number.fixed:
             merged = [_padded(sizes, by_ref) for sizes, by_ref in merged]
-        self.sizes = [sizes for sizes, _ in merged]
-        self._outer = sum(map(len, self.sizes[:-1]))
-        self._size_texts = [[number(n) for n in sizes[1:]] for sizes in self.sizes]
-        at = [[s for _, by_ref in merged for s in by_ref[i]] for i in range(len(steps))]
+        self._sizes = [(sizes, [number(n) for n in sizes[1:]]) for sizes, _ in merged]
+
+        def ref(name: str, x: Load | Store, k: int, groups: int) -> _Ref:
+            return _Ref(name, x, [s for _, by_ref in merged[:groups] for s in by_ref[k]], number)
+
         self.loads = {
-            i: self._ref(f"a{x.input}", x.dtype, r if i in self.moving else r[: self._outer], x.offset)
-            for (i, x), r in zip(loads.items(), at, strict=False)
+            i: ref(f"a{x.input}", x, k, len(groups) - (i not in self.moving)) for k, (i, x) in enumerate(loads.items())
         }
-        written = zip(self.written, at[len(loads) :], strict=True)
-        self.targets = [self._ref(f"y{y.output}", y.dtype, r, y.offset) for y, r in written]
-        refs = [*(self.loads[i] for i in loads if i in self.moving), *self.targets]
-        self.width = self._width(refs) if packs and number.fixed else 1
-        flat = [n for sizes in self.sizes for n in sizes]
+        self.targets = [ref(f"y{y.output}", y, k, len(groups)) for k, y in enumerate(self.written, len(loads))]
+        refs = [*(r for i, r in self.loads.items() if i in self.moving), *self.targets]
+        self.width = self._width(refs) if packs else 1
+        flat = [n for sizes, _ in self._sizes for n in sizes]
         extents = [abs(r.offset) + sum(abs(s) * n for s, n in zip(r.steps, flat, strict=True)) for r in refs]
         self.index = "int" if number.fixed and not is_large(math.prod(program.shape), *extents) else "int64"
         self.can_fail = any(x.op == "pow" and not x.dtype.is_floating for x in self.instructions.values())
 
-    def _ref(self, name: str, dtype: DType, steps: list[int], offset: int) -> _Ref:
-        return _Ref(name, dtype, steps, offset, [self.number(n) for n in (*steps, offset)])
-
-    def _before(self, wanted: Iterable[int], within: Container[int] | None = None) -> set[int]:
+    def _before(self, wanted: Iterable[int], within: Collection[int]) -> set[int]:
         """The registers from which those follow, by way of instructions within some."""
         needed = set(wanted)
         for i, x in reversed(self.instructions.items()):
-            if i in needed and (within is None or i in within):
+            if i in needed and i in within:
                 needed.update(x.operands)
         return needed
 
     def _width(self, refs: Sequence[_Ref]) -> int:
         """How many elements go into 16 bytes, if all operands lie so that they can be read and written together."""
-        inner = self.sizes[-1]
+        inner, _ = self._sizes[-1]
         if not inner:
             return 1
         packed = [r for r in refs if r.steps[-1] == 1]
         width = 16 // max((r.dtype.itemsize for r in packed), default=16)
-        while width > 1:
-            whole = all(r.offset % width == 0 and all(s % width == 0 for s in r.steps[:-1]) for r in packed)
-            if inner[-1] % width == 0 and whole:
-                return width
-            width //= 2
-        return 1
+        return math.gcd(width, inner[-1], *(n for r in packed for n in (r.offset, *r.steps[:-1])))
 
     # -- operands -----------------------------------------------------------------------------------------------------------
 
@@ -115,87 +116,67 @@ class Element:
 
     def counters(self, group: int, linear: str) -> list[str]:
         """The indexes along the axes of a group, from its counter."""
-        first = sum(map(len, self.sizes[:group]))
+        first = sum(len(sizes) for sizes, _ in self._sizes[:group])
+        sizes, texts = self._sizes[group]
         lines = []
         rest = linear
-        for k, n in reversed([*enumerate(self._size_texts[group], 1)]):
-            lines.append(f"const Index i{first + k} = {rest} % {n}, rest{first + k} = {rest} / {n};")
-            rest = f"rest{first + k}"
-        return [*lines, *([f"const Index i{first} = {rest};"] if self.sizes[group] else [])]
-
-    def _address(self, ref: _Ref, element: str = "") -> str:
-        """Where an operand is, `element` places on along the last axis."""
-        terms = [
-            f"i{k}" if text == "1" else f"{text} * i{k}"
-            for k, (step, text) in enumerate(zip(ref.steps, ref.texts, strict=False))
-            if step or not self.number.fixed
-        ]
-        if element and ref.steps and ref.steps[-1]:
-            terms.append(element if ref.steps[-1] == 1 else f"{ref.texts[-2]} * {element}")
-        return " + ".join([ref.name, *terms, *([ref.texts[-1]] if ref.offset or not self.number.fixed else [])])
+        for k, n in reversed([*enumerate(texts, first + 1)]):
+            lines.append(f"const Index i{k} = {rest} % {n}, rest{k} = {rest} / {n};")
+            rest = f"rest{k}"
+        return [*lines, *([f"const Index i{first} = {rest};"] if sizes else [])]
 
     # -- registers ----------------------------------------------------------------------------------------------------------
 
-    def still(self, passes: int = 0) -> list[str]:
-        """The registers that stay the same along the last group, and are known after so many passes, but for reductions."""
-        known = [i for i in sorted(self.needed - self.moving) if self.passes[i] == passes]
-        return [self._register(i) for i in known if i not in self.reductions()]
+    def reduced(self, k: int) -> dict[int, Instruction]:
+        """What is reduced at the time k along the last group."""
+        return {i: x for i, x in self.instructions.items() if x.op in REDUCTIONS and self.passes[i] == k + 1}
 
-    def reductions(self) -> dict[int, Instruction]:
-        return {i: x for i, x in self.instructions.items() if x.op in REDUCTIONS}
+    def still(self, k: int = 0) -> list[str]:
+        """The registers that stay the same along the last group, and are known at the time k, but for reductions."""
+        known = [i for i in sorted(self.needed - self.moving) if self.passes[i] == k]
+        return [self._register(i) for i in known if k == 0 or i not in self.reduced(k - 1)]
 
-    def packs(self, wanted: Iterable[int]) -> set[int]:
-        """The loads by packs from which registers follow."""
-        moving = self._before(wanted, self.moving) & self.moving & self.loads.keys()
-        return {i for i in moving if self._is_pack(self.loads[i])}
+    def _needed(self, k: int) -> set[int]:
+        """The registers that move, and are wanted at the time k."""
+        stored = [y.register for y in self.written if k == self.last]
+        return self._before([*stored, *(x.operands[0] for x in self.reduced(k).values())], self.moving) & self.moving
+
+    def packs(self, k: int) -> list[int]:
+        """The loads by packs at the time k."""
+        return [i for i in sorted(self._needed(k)) if i in self.loads and self._is_pack(self.loads[i])]
 
     def load_pack(self, i: int) -> str:
-        return f"load_pack<{self.width}>({self._address(self.loads[i])})"
+        return f"load_pack<{self.width}>({self.loads[i].at()})"
 
     def _is_pack(self, ref: _Ref) -> bool:
         return self.width == 1 or ref.steps[-1] == 1
 
-    def element(
-        self,
-        linear: str,
-        reduced: Sequence[tuple[int, str]] = (),
-        *,
-        stores: bool = True,
-        held: Container[int] = (),
-        counter: str = "",
-    ) -> list[str]:
-        """Load, compute, reduce and store. `reduced` has registers, with a line for each; packs of `held` are in h0[k] ..."""
-        written = [(y, r) for y, r in zip(self.written, self.targets, strict=True) if stores]
-        needed = self._before([*(i for i, _ in reduced), *(y.register for y, _ in written)], self.moving) & self.moving
-        before, inside, after = [], [], []
-        for i in sorted(needed):
-            if i in self.loads and self._is_pack(self.loads[i]):
-                before.append(f"const auto p{i} = {f'h{i}[k]' if i in held else self.load_pack(i)};")
-                inside.append(f"const {computed(self.dtypes[i])} r{i} = load(p{i}.at + v);")
-            else:
-                inside.append(self._register(i, f"{linear} + v", f"{counter} + v", "v"))
-        for k, (y, r) in enumerate(written):
-            if self._is_pack(r):
-                before.append(f"Pack<{stored(r.dtype)}, {self.width}> q{k};")
-                inside.append(f"store(q{k}.at + v, r{y.register});")
-                after.append(f"store_pack({self._address(r)}, q{k});")
-            else:
-                inside.append(f"store({self._address(r, 'v')}, r{y.register});")
-        loop = f"for (int v = 0; v < {self.width}; ++v) {{"
-        return [
-            *before,
-            "#pragma unroll",
-            loop,
-            *(f"  {line}" for line in (*inside, *(line for _, line in reduced))),
-            "}",
-            *after,
+    def element(self, linear: str, k: int = 0, steps: Sequence[str] = ()) -> list[str]:
+        """Load and compute what is wanted at the time k, take `steps` with it, and at the last time store."""
+        packs = self.packs(k)
+        before = [f"const auto p{i} = {f'h{i}[k]' if i in self.held else self.load_pack(i)};" for i in packs]
+        inside = [
+            f"const {computed(self.dtypes[i])} r{i} = load(p{i}.at + v);"
+            if i in packs
+            else self._register(i, f"{linear} + v", "v")
+            for i in sorted(self._needed(k))
         ]
+        after = []
+        for y, r in zip(self.written, self.targets, strict=True) if k == self.last else ():
+            if self._is_pack(r):
+                before.append(f"Pack<{stored(r.dtype)}, {self.width}> q{y.output};")
+                inside.append(f"store(q{y.output}.at + v, r{y.register});")
+                after.append(f"store_pack({r.at()}, q{y.output});")
+            else:
+                inside.append(f"store({r.at('v')}, r{y.register});")
+        loop = f"for (int v = 0; v < {self.width}; ++v) {{"
+        return [*before, "#pragma unroll", loop, *(f"  {line}" for line in (*inside, *steps)), "}", *after]
 
-    def _register(self, i: int, linear: str = "", counter: str = "", element: str = "") -> str:
+    def _register(self, i: int, linear: str = "", element: str = "") -> str:
         dtype = self.dtypes[i]
         kind = computed(dtype)
         if i in self.loads:
-            return f"const {kind} r{i} = load({self._address(self.loads[i], element)});"
+            return f"const {kind} r{i} = load({self.loads[i].at(element)});"
         if i not in self.instructions:
             value, _ = self.program.numbers[i - len(self.program.loads)]
             is_count = not self.number.fixed and dtype.is_floating and 1 < value < 2**31 and value == int(value)
@@ -205,14 +186,21 @@ class Element:
         if x.op == "astype":
             call = f"do_astype<{kind}>({operands})"
         elif x.op == "iota":
-            call = f"int64({counter if x.attrs else linear})"
+            call = f"int64({self._last_index(x.attrs['n']) if x.attrs else linear})"
         elif x.op == "random_bits":
             call = f"do_random_bits({operands}, {linear})"
         elif x.op == "pow" and not dtype.is_floating:
             call = f"do_pow({operands}, Failure{{flag, int(mark)}})"
         else:
             call = f"do_{x.op}({operands})"
-        return f"const {kind} r{i} = {rounded(call, dtype)};"
+        is_read = any(i in other.operands for other in self.instructions.values())
+        return f"const {kind} r{i} = {rounded(call, dtype) if is_read else call};"
+
+    def _last_index(self, n: int) -> str:
+        """The index along the last axis, which is not one with others."""
+        sizes, _ = self._sizes[-1]
+        assert n in (1, *sizes[-1:])
+        return f"i{sum(len(sizes) for sizes, _ in self._sizes) - 1} + v" if n > 1 else "0"
 
 
 def rounded(value: str, dtype: DType) -> str:

@@ -28,7 +28,7 @@ def recipe_of(program: Program, fixed: bool) -> Recipe:
     recipe = Recipe(failure=NEGATIVE_POWER if can_fail else None)
     reductions = [x.attrs["axes"] for x in program.instructions if x.op in REDUCTIONS]
     over = [*dict.fromkeys([*reductions, *(y.axes for y in program.stores if y.axes)])]
-    if not over and math.prod(program.shape):
+    if not over and 0 not in program.shape:
         moves = not program.instructions and not program.numbers
         recipe.operations.append(_map(_of_bits(program) if moves else program, fixed))
     for axes in over:  # the last one writes what may lie over operands
@@ -75,7 +75,7 @@ _BITS: Final = {bool_: uint8, float32: int32, float64: int64}
 
 def _map(program: Program, fixed: bool) -> Launch:
     number = Numbers(fixed)
-    body = Element(program, [range(len(program.shape))], number)
+    body = Element(program, [range(len(program.shape))], number, packs=fixed)
     n = math.prod(program.shape)
     lines = [
         f"using Index = {body.index};",
@@ -105,12 +105,12 @@ def _reduce(recipe: Recipe, program: Program, axes: tuple[int, ...], fixed: bool
     if not math.prod(program.shape[i] for i in kept):
         return
     whole = Rows(program, kept, axes, fixed)
-    if whole.shape.chunks == 1:
+    if whole.chunks == 1:
         recipe.operations.append(whole.launch())
         return
     parts, rest, kinds = whole.split()
-    places = [recipe.space(whole.shape.chunks * whole.rows * kind.itemsize) for kind in kinds]
+    places = [recipe.space(whole.chunks * whole.rows * kind.itemsize) for kind in kinds]
     inputs = inputs_of(1 + max((x.input for x in program.loads), default=-1))
     outputs = outputs_of(1 + max(y.output for y in program.stores))
-    recipe.then(Recipe([Rows(parts, kept, axes, fixed).launch(whole.shape)]), inputs, [*outputs, *places])
+    recipe.then(Recipe([Rows(parts, kept, axes, fixed).launch()]), inputs, [*outputs, *places])
     recipe.then(recipe_of(rest, fixed), [*inputs, *places], outputs)

@@ -8,10 +8,10 @@ from typing import Any
 import needle_core as ndl
 from needle_core import Tensor
 from needle_core.graph.program import Load, Program, Store
-from needle_core.spec import float32, int64
+from needle_core.spec import int64
 from needle_cuda_backend.body import recipe_of_rows
 from needle_cuda_backend.loops import recipe_of
-from needle_cuda_backend.recipe import Call, Recipe, inputs_of, outputs_of, stored
+from needle_cuda_backend.recipe import Call, Recipe, inputs_of, outputs_of, stored, wide
 from needle_cuda_backend.templates import blocks_for, is_large, launch_of
 
 
@@ -56,7 +56,7 @@ def _recipe(call: Call, function: Callable[..., Tensor | tuple[Tensor, ...]]) ->
     column = labels.like(shape=(*labels.shape, 1), dtype=int64)
     is_one = how != "none" and not outputs[-1].ndim
     if is_one:
-        outputs[-1] = column.like(dtype=float32 if x.dtype.itemsize == 2 else x.dtype)
+        outputs[-1] = column.like(dtype=wide(x.dtype))
         targets[-1] = recipe.space(outputs[-1].nbytes)
     made = recipe_of_rows(Call((*inputs, x, column), tuple(outputs), {}, call.fixed), function)
     recipe.then(made, [*given[:-1], places], targets)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from typing import Any
 
 import needle_core as ndl
 from needle_core import Tensor
-from needle_core.spec import float32
 from needle_cuda_backend.body import recipe_of_rows
-from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, wide
 
 
 def softmax(call: Call) -> Recipe:
@@ -47,38 +45,43 @@ def layer_norm(call: Call) -> Recipe:
     return recipe_of_rows(call, function)
 
 
-def layer_norm_grad(call: Call) -> Recipe:
-    over, eps, samples = _over(call), call.attrs["eps"], _samples(call)
-
-    def of_rows(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        z, middle = g * weight, ndl.mean(x, **over)
-        r = ndl.rsqrt(ndl.mean((x - middle) * (x - middle), **over) + eps)
-        return middle, r, ndl.mean(z, **over), ndl.mean(z * (x - middle), **over) * r
-
-    def function(g: Tensor, x: Tensor, weight: Tensor, middle: Tensor, r: Tensor, z: Tensor, zh: Tensor) -> tuple[Tensor, ...]:
-        h = (x - middle) * r
-        return (g * weight - z - h * zh) * r, samples(g * h), samples(g)
-
-    return _by_columns(call, of_rows, 4, function)
-
-
 def rms_norm(call: Call) -> Recipe:
     over, eps = _over(call), call.attrs["eps"]
     return recipe_of_rows(call, lambda x, weight: x * ndl.rsqrt(ndl.mean(x * x, **over) + eps) * weight)
 
 
+def layer_norm_grad(call: Call) -> Recipe:
+    return _normalized_grad(call, is_centred=True)
+
+
 def rms_norm_grad(call: Call) -> Recipe:
-    over, eps, samples = _over(call), call.attrs["eps"], _samples(call)
+    return _normalized_grad(call, is_centred=False)
+
+
+def _normalized_grad(call: Call, *, is_centred: bool) -> Recipe:
+    """Some values for each row first, and then what reads these with the operands, and adds up columns."""
+    over, eps, x, weight = _over(call), call.attrs["eps"], *call.inputs[1:]
+    samples = range(x.ndim - weight.ndim)
 
     def of_rows(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        r = ndl.rsqrt(ndl.mean(x * x, **over) + eps)
-        return r, ndl.mean(g * weight * x, **over) * r
+        z, means = g * weight, [ndl.mean(x, **over)] * is_centred
+        left = x - means[0] if means else x
+        r = ndl.rsqrt(ndl.mean(left * left, **over) + eps)
+        return (r, ndl.mean(z * left, **over) * r, *means, *([ndl.mean(z, **over)] * is_centred))
 
-    def function(g: Tensor, x: Tensor, weight: Tensor, r: Tensor, zh: Tensor) -> tuple[Tensor, ...]:
-        h = x * r
-        return (g * weight - h * zh) * r, samples(g * h)
+    def of_columns(g: Tensor, x: Tensor, weight: Tensor, r: Tensor, zh: Tensor, *means: Tensor) -> tuple[Tensor, ...]:
+        h = (x - means[0] if means else x) * r
+        z = g * weight - means[1] if means else g * weight
+        sums = (ndl.sum(y, axes=tuple(samples)) if samples else y for y in (g * h, g))
+        return ((z - h * zh) * r, *sums)[: len(call.outputs)]
 
-    return _by_columns(call, of_rows, 2, function)
+    row = x.like(shape=(*x.shape[: len(samples)], *(1 for _ in weight.shape)), dtype=wide(x.dtype))
+    rows, given, recipe = (row,) * (4 if is_centred else 2), inputs_of(3), Recipe()
+    values = [recipe.space(row.nbytes) for row in rows]
+    recipe.then(recipe_of_rows(call._replace(outputs=rows), of_rows), given, values)
+    made = recipe_of_rows(call._replace(inputs=(*call.inputs, *rows)), of_columns)
+    recipe.then(made, [*given, *values], outputs_of(len(call.outputs)))
+    return recipe
 
 
 def batch_statistics(call: Call) -> Recipe:
@@ -108,24 +111,3 @@ def _over(call: Call) -> dict[str, Any]:
     """How rows are reduced: over the axes that are said, or the last, which are those of the weight."""
     x, weight = call.inputs[0], call.inputs[-1]
     return {"axes": call.attrs.get("axes", tuple(range(x.ndim - weight.ndim, x.ndim))), "keepdims": True}
-
-
-def _samples(call: Call) -> Callable[[Tensor], Tensor]:
-    """The sum over all axes but the last."""
-    axes = tuple(range(call.inputs[0].ndim - call.inputs[-1].ndim))
-    return lambda z: ndl.sum(z, axes=axes) if axes else z
-
-
-def _by_columns(
-    call: Call, of_rows: Callable[..., tuple[Tensor, ...]], count: int, function: Callable[..., tuple[Tensor, ...]]
-) -> Recipe:
-    """What gives so many values for each row, and then what reads these with the operands, and reduces columns."""
-    x, weight = call.inputs[1:]
-    shape = (*x.shape[: x.ndim - weight.ndim], *(1 for _ in weight.shape))
-    row = x.like(shape=shape, dtype=float32 if x.dtype.itemsize == 2 else x.dtype)
-    recipe, given = Recipe(), inputs_of(3)
-    values = [recipe.space(row.nbytes) for _ in range(count)]
-    recipe.then(recipe_of_rows(call._replace(outputs=(row,) * count), of_rows), given, values)
-    made = recipe_of_rows(call._replace(inputs=(*call.inputs, *(row,) * count)), function)
-    recipe.then(made, [*given, *values], outputs_of(len(call.outputs)))
-    return recipe
