@@ -94,8 +94,8 @@ class Program:
             lines.append(f"    r{first + i}: {x.dtype} = {x.op}({', '.join(written)})")
         for y in self.stores:
             target = f"y{y.output}" if y.steps is None else f"y{y.output}[{_place(y.steps, y.offset)}]"
-            value = f"{y.reduction} of r{y.register} over {list(y.axes)}" if y.reduction else f"r{y.register}"
-            lines.append(f"    {target} = {value}")
+            value = f"{y.reduction} of r{y.register}" if y.reduction else f"r{y.register}"
+            lines.append(f"    {target} = {value}{f' over {list(y.axes)}' if y.axes else ''}")
         return "\n".join(lines)
 
 
