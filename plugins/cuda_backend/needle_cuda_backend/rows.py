@@ -100,10 +100,11 @@ class Rows:
         body, number = self.body, self.number
         n, rows, by = number(self.length), number(self.rows), f" * {body.width}" if body.width > 1 else ""
         if self.by_lanes:
-            lane, lanes, over, inside, linear = "threadIdx.x", "blockDim.x", "over_lanes", "", f"row * {n} + c"
+            lane, over, linear = "threadIdx.x", "over_lanes", f"row * {n} + c"
+            lanes = str(self.block[0]) if number.fixed else "blockDim.x"
             row = ["const Index row = Index(blockIdx.x) * blockDim.y + threadIdx.y;", f"if (row >= {rows}) return;"]
         else:
-            lane, lanes, over, inside, linear = "threadIdx.y", "blockDim.y", "over_strips", "inside && ", f"c * {rows} + row"
+            lane, over, linear, lanes = "threadIdx.y", "over_strips", f"c * {rows} + row", str(STRIP[1])
             column = "const Index column = Index(blockIdx.x) * blockDim.x + threadIdx.x;"
             row = [column, f"const bool inside = column < {rows};", "const Index row = inside ? column : 0;"]
         lines = [f"using Index = {body.index};", *row, *body.counters(0, "row"), *body.still()]
@@ -111,13 +112,16 @@ class Rows:
         if self.chunks > 1:
             chunk = number(self.chunk)
             end = f"first + {chunk}"
-            lines.append(f"const Index first = Index(blockIdx.y) * {chunk}, stop = {end} < {n} ? {end} : {n};")
-            first, stop, part = "first + ", "stop", f" + int64(blockIdx.y) * {rows}"
-        begin = [f"for (Index c = {first}{lane}{by}; {inside}c < {stop}; c += {lanes}{by}) {{"]
+            lines.append(f"const Index first = Index(blockIdx.y) * {chunk}, end = {end} < {n} ? {end} : {n};")
+            first, stop, part = "first + ", "end", f" + int64(blockIdx.y) * {rows}"
+        if not self.by_lanes:
+            lines.append(f"const Index stop = inside ? {stop} : 0;")
+            stop = "stop"
+        begin = [f"for (Index c = {first}{lane}{by}; c < {stop}; c += {lanes}{by}) {{"]
         if self.held:
             is_whole = self.held * self.block[0] * body.width == self.length
             begin = ["#pragma unroll", f"for (int k = 0; k < {self.held}; ++k) {{"]
-            begin.append(f"  const Index c = (Index({lane}) + k * {self.block[0]}){by};")
+            begin.append(f"  const Index c = (Index({lane}) + k * {lanes}){by};")
             begin += [] if is_whole else [f"  if (c >= {n}) continue;"]
 
         def along(inner: Sequence[str]) -> list[str]:
@@ -137,7 +141,7 @@ class Rows:
                 ends.append(f"const {kind} r{i} = {made};")
             lines += [*along(body.element(linear, k, steps)), *ends, *body.still(k + 1)]
         results = [f"  store(y{y.output}{part} + row, r{y.register});" for y in body.results]
-        lines += [f"if ({inside}{lane} == 0) {{", *results, "}"] if results else []
+        lines += [f"if ({'' if self.by_lanes else 'inside && '}{lane} == 0) {{", *results, "}"] if results else []
         name = label("rows" if self.by_lanes else "columns", self.program)
         entry = Entry.named(name, [*body.parameters(), *number.parameters], "\n".join(lines), True)
         return Launch(entry, self.grid, self.block, (*body.places(), *number.arguments))

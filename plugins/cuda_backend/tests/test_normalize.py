@@ -1,4 +1,4 @@
-"""Softmax and layer norm, against formulas in float64."""
+"""Softmax and the normalisations, against formulas in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from needle_cuda_backend.normalize import (
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
-SHAPES: list[Any] = [((1,), (0,)), ((3, 10), (1,)), ((2, 257), (1,)), ((2, 20000), (1,)), ((3, 4, 6), (0, 2)), ((0, 3), (1,))]
+SHAPES: list[Any] = [
+    ((1,), (0,)),
+    ((3, 10, 4), (1,)),
+    ((2, 257), (1,)),
+    ((2, 20000), (1,)),
+    ((3, 4, 6), (0, 2)),
+    ((0, 3), (1,)),
+]
 
 
 def _normal(shape: tuple[int, ...], dtype: str) -> Any:
@@ -130,6 +137,17 @@ def test_batch_statistics_in_one_pass(simulated: Any, case: Any, dtype: str, fix
         for y, z in zip(ys, zs, strict=True):
             assert y.dtype == (np.float64 if dtype == "float64" else np.float32)
             _close(y, z, "float64" if dtype == "float64" else "float32", scale)
+
+
+@pytest.mark.parametrize("outlier", [0, 1])
+def test_batch_statistics_of_a_sample_far_from_all_others(simulated: Any, case: Any, outlier: int) -> None:
+    """The first is that from which others are counted."""
+    x = RNG.normal(size=(4000, 5)).astype(np.float32)
+    x[outlier] = 100
+    ((mean, var),) = simulated.results([case(batch_statistics, [x], {})])
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(0), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(var, wide.var(0), rtol=100**2 * EPS["float32"])
 
 
 def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) -> None:
