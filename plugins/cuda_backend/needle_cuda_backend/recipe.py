@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from needle_core.spec import DType, Spec
+from needle_core.spec import DType, Spec, float32
 
 
 class Place(NamedTuple):
@@ -169,6 +169,11 @@ def stored(dtype: DType) -> str:
     return STORED.get(dtype.name, dtype.name)
 
 
+def wide(dtype: DType) -> DType:
+    """The dtype that elements are computed in."""
+    return float32 if dtype.itemsize == 2 else dtype
+
+
 def computed(dtype: DType) -> str:
     """The type in CUDA C that elements are computed in."""
-    return "float" if dtype.name in ("float16", "bfloat16") else stored(dtype)
+    return stored(wide(dtype))

@@ -7,7 +7,7 @@
 // The greatest elements of a window, nan if one is nan, and with `counts` how many are equal to it.
 template <class Index, class T, int W, class V>
 __device__ inline void greatest(const T* x, const V& windows, Index place, Index c, wide<T>* top, wide<T>* counts) {
-  for (int k = 0; k < W; ++k) top[k] = Least<wide<T>>::value();
+  for (int k = 0; k < W; ++k) top[k] = -INFINITE;
   windows.each_inside(place, [&](Index, Index at) {
     wide<T> v[W];
     load_wide(x + at * c, v);
