@@ -30,12 +30,12 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
 
 
 def test_first_use_loads_what_is_used_and_no_more() -> None:
-    uses = "needle_core.Tensor(1.0), needle_core.data, needle_core.checkpoint"
+    device = str(ndl.default_device())  # to find out which it is takes all backends
+    uses = f"needle_core.Tensor(1.0, device={device!r}), needle_core.data, needle_core.checkpoint"
     loaded = python(
         f"import needle_core, sys; {uses}; print(sorted({HEAVY - {'pluggy', 'importlib.metadata'}!r} & set(sys.modules)))"
     )
-    is_cpp = str(ndl.default_device()) == "cpp"
-    backend = "needle_cpp_backend.native" if is_cpp else "needle_numpy_backend"  # which loopback computes with too
+    backend = "needle_cpp_backend.native" if device == "cpp" else "needle_numpy_backend"  # which loopback computes with too
     assert loaded == str(sorted(["needle_core.checkpoint", "needle_core.data", backend]))
 
 

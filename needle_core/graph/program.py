@@ -11,9 +11,12 @@ Instructions bear the names of elementwise ops of the core and do what docs/ops.
     abs add astype atan2 cos divide equal erf exp floor floor_divide less log logical_not maximum minimum multiply negative pow
     remainder round sin sqrt subtract tanh where
 
-and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. Two more depend on the
+and a composite, such as relu or expm1, occurs only where the backend has a kernel of its own for it. Another depends on the
 place i of the index in row-major order, as int64: random_bits(seed, position) is word i of the Philox4x32-10 stream of that
-state, and iota(), which no fused node has, is i.
+state.
+
+Programs that are not those of fused nodes may have iota(), which is i, or iota(n), which is i modulo n; and rows: reductions
+over `axes` among their instructions, whose registers have one value for all indices along these.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from needle_core.graph.fuse import REDUCTIONS, index_space
-from needle_core.graph.graph import Constant, Fused, Node, Value
+from needle_core.graph.graph import Constant, Fused, Graph, Node, Value
 from needle_core.spec import DType
 from needle_core.tensor import Number
 
@@ -57,8 +60,8 @@ class Store:
     """What becomes of output `output`: a register, or its reduction over `axes`.
 
     `reduction` is "" or the name of a reduction of the core; the output then has the shape without `axes`, or with ones there.
-    Float16 and bfloat16 are accumulated in float32. What is not reduced goes where a `Load` would find it: row after row,
-    unless there are `steps`.
+    So it has if there is none, but `axes` along which the register has one value. Float16 and bfloat16 are accumulated in
+    float32. What has no axes goes where a `Load` would find it: row after row, unless there are `steps`.
     """
 
     output: int
@@ -91,8 +94,8 @@ class Program:
             lines.append(f"    r{first + i}: {x.dtype} = {x.op}({', '.join(written)})")
         for y in self.stores:
             target = f"y{y.output}" if y.steps is None else f"y{y.output}[{_place(y.steps, y.offset)}]"
-            value = f"{y.reduction} of r{y.register} over {list(y.axes)}" if y.reduction else f"r{y.register}"
-            lines.append(f"    {target} = {value}")
+            value = f"{y.reduction} of r{y.register}" if y.reduction else f"r{y.register}"
+            lines.append(f"    {target} = {value}{f' over {list(y.axes)}' if y.axes else ''}")
         return "\n".join(lines)
 
 
@@ -103,9 +106,13 @@ def _place(steps: tuple[int, ...], offset: int) -> str:
 
 def program_of(node: Fused) -> Program:
     """The program of a fused node."""
-    body = node.body
-    shape = index_space(body.nodes[0])
+    shape = index_space(node.body.nodes[0])
     assert shape is not None
+    return program_of_graph(node.body, shape)
+
+
+def program_of_graph(body: Graph, shape: tuple[int, ...]) -> Program:
+    """The program of elementwise nodes and reductions over `shape`. What reads a reduction reads one with `keepdims`."""
     given: dict[Value, int] = {v: i for i, v in enumerate(body.inputs)}
 
     def operands(part: Node) -> list[Load | Constant | Value]:
@@ -118,7 +125,8 @@ def program_of(node: Fused) -> Program:
     reads = [operand for part in body.nodes for operand in operands(part)]
     loads = tuple(dict.fromkeys(x for x in reads if isinstance(x, Load)))
     numbers = tuple(dict.fromkeys(x for x in reads if isinstance(x, Constant)))
-    computed = [part for part in body.nodes if part.name not in REDUCTIONS]
+    read = {v for part in body.nodes for v in part.inputs}
+    computed = [part for part in body.nodes if part.name not in REDUCTIONS or part.outputs[0] in read]
     known: list[Load | Value] = [*loads, *numbers, *(part.outputs[0] for part in computed)]
     register: dict[Load | Value, int] = {x: i for i, x in enumerate(known)}
     instructions = [
@@ -130,7 +138,8 @@ def program_of(node: Fused) -> Program:
         )
         for part in computed
     ]
-    reduced = {part.outputs[0]: part for part in body.nodes if part.name in REDUCTIONS}
+    reduced = {part.outputs[0]: part for part in body.nodes if part not in computed}
+    axes = next((part.attrs["axes"] for part in computed if part.name in REDUCTIONS), ())
     stores = []
     for i, y in enumerate(body.outputs):
         if y in reduced:
@@ -138,7 +147,7 @@ def program_of(node: Fused) -> Program:
             (x,) = operands(part)
             stores.append(Store(i, register[x], y.spec.dtype, part.name, part.attrs["axes"]))
         else:
-            stores.append(Store(i, register[y], y.spec.dtype))
+            stores.append(Store(i, register[y], y.spec.dtype, "", axes if y.spec.shape != shape else ()))
     values = tuple((c.numpy().item(), c.spec.dtype) for c in numbers)
     return Program(shape, loads, values, tuple(instructions), tuple(stores))
 

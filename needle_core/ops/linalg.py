@@ -49,7 +49,15 @@ def _by_right(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if b.ndim == 1:
         column = a.mT @ reshape(g, shape=(*g.shape, 1))
         return reshape(column, shape=column.shape[:-1])
-    return a.mT @ g
+    return by_matrix(g, a) if b.ndim == 2 else a.mT @ g
+
+
+def by_matrix(g: Tensor, x: Tensor) -> Tensor:
+    """The gradient for w of x @ w, one matrix for all samples: side by side they make one product."""
+    if x.ndim == 2:
+        return x.mT @ g
+    samples = math.prod(x.shape[:-1])
+    return reshape(x, shape=(samples, x.shape[-1])).mT @ reshape(g, shape=(samples, g.shape[-1]))
 
 
 matmul.vjp(_by_left, _by_right)
@@ -98,17 +106,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x @ weight + bias
 
 
-def _linear_gradient(g: Tensor, y: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The gradient for the weight: all samples side by side make one product."""
-    if x.ndim == 2:
-        return permute_dims(x, axes=(1, 0)) @ g
-    samples = math.prod(x.shape[:-1])
-    return reshape(x, shape=(samples, x.shape[-1])).mT @ reshape(g, shape=(samples, g.shape[-1]))
-
-
 linear.vjp(
     lambda g, y, x, weight, bias: g @ permute_dims(weight, axes=(1, 0)),
-    _linear_gradient,
+    lambda g, y, x, weight, bias: by_matrix(g, x),
     lambda g, y, x, weight, bias: sum(g, axes=(*range(len(g.spec.shape) - 1),)),
 )
 

@@ -19,9 +19,9 @@ from needle_core.ops.activation import relu, sigmoid
 from needle_core.ops.create import zeros, zeros_like
 from needle_core.ops.elementary import tanh
 from needle_core.ops.elementwise import less
-from needle_core.ops.linalg import linear
+from needle_core.ops.linalg import by_matrix, linear
 from needle_core.ops.reduce import sum
-from needle_core.ops.shape import concat, expand_dims, reshape, split, stack
+from needle_core.ops.shape import concat, expand_dims, split, stack
 from needle_core.spec import Spec
 from needle_core.tensor import Tensor
 
@@ -107,12 +107,6 @@ def _before(y: Tensor, h: Tensor, reverse: bool) -> Tensor:
     return concat(y, first)[1:] if reverse else concat(first, y)[:-1]
 
 
-def _by_weight(x: Tensor, g: Tensor) -> Tensor:
-    """The gradient for w of x @ w: all steps of all samples, one below the other, make one product."""
-    rows = x.shape[0] * x.shape[1]
-    return reshape(x, shape=(rows, x.shape[2])).mT @ reshape(g, shape=(rows, g.shape[2]))
-
-
 def _by_bias(g: Tensor) -> Tensor:
     return sum(g, axes=(0, 1))
 
@@ -132,7 +126,7 @@ def rnn_grad(
         das[s] = (dh + g[s]) * slope[s]
         dh = das[s] @ w_hh.mT
     da = _sequence(das, like=h)
-    return da @ w_ih.mT, dh, _by_weight(x, da), _by_weight(_before(y, h, reverse), da), _by_bias(da)
+    return da @ w_ih.mT, dh, by_matrix(da, x), by_matrix(da, _before(y, h, reverse)), _by_bias(da)
 
 
 @composite(_rnn)
@@ -178,7 +172,7 @@ def lstm_grad(
         das[s] = concat(dc * by_i[s], dc * by_f[s], dc * by_g[s], dh * by_o[s], axis=-1)
         dh, dc = das[s] @ w_hh.mT, dc * f[s]
     da = _sequence(das, like=a)
-    return da @ w_ih.mT, dh, dc, _by_weight(x, da), _by_weight(before, da), _by_bias(da)
+    return da @ w_ih.mT, dh, dc, by_matrix(da, x), by_matrix(da, before), _by_bias(da)
 
 
 @composite(_lstm)
@@ -233,7 +227,7 @@ def gru_grad(
     db = _sequence(dbs, like=b)
     dr, dz, _ = split(db, 3, axis=-1)
     da = concat(dr, dz, _sequence(dhs, like=h) * by_n, axis=-1)
-    return da @ w_ih.mT, dh, _by_weight(x, da), _by_weight(before, db), _by_bias(da), _by_bias(db)
+    return da @ w_ih.mT, dh, by_matrix(da, x), by_matrix(db, before), _by_bias(da), _by_bias(db)
 
 
 @composite(_gru)

@@ -15,7 +15,7 @@ from needle_core.graph.graph import Fused, Graph, Node, Output
 from needle_core.graph.memory import ALIGNMENT, arena
 from needle_core.graph.passes import optimized
 from needle_core.graph.plan import Plan, planned
-from needle_core.graph.program import Instruction, Load, Store, program_of
+from needle_core.graph.program import Instruction, Load, Store, program_of, program_of_graph
 from needle_core.testing.interpreter import interpreted
 from tests.graph.captures import graph_of, identity, of, ops_of, random_graph
 
@@ -117,6 +117,26 @@ def test_the_state_of_random_bits_is_loaded_as_two_numbers() -> None:
     program = program_of(only_fused(plan_of(lambda s: ndl.random_bits(s, shape=(2, 2)) + 1, state).graph))
     assert program.loads == (Load(0, ndl.int64, (0, 0), 0), Load(0, ndl.int64, (0, 0), 1))
     assert program.instructions[0] == Instruction("random_bits", (0, 1), {}, ndl.int64)
+
+
+def test_in_a_program_of_rows_reductions_that_are_read_are_instructions() -> None:
+    def function(x: ndl.Tensor) -> Any:
+        rest = x - ndl.max(x, axis=1, keepdims=True)
+        return rest, ndl.max(x, axis=1, keepdims=True) * 2.0, rest.sum(axis=1)
+
+    program = program_of_graph(optimized(graph_of(function, SQUARE)), (3, 3))
+    attrs = {"axes": (1,), "keepdims": True}
+    assert program.instructions == (
+        Instruction("max", (0,), attrs, ndl.float32),
+        Instruction("subtract", (0, 2), {}, ndl.float32),
+        Instruction("multiply", (2, 1), {}, ndl.float32),
+    )
+    assert program.stores == (
+        Store(0, 3, ndl.float32),
+        Store(1, 4, ndl.float32, axes=(1,)),
+        Store(2, 3, ndl.float32, "sum", (1,)),
+    )
+    assert str(program).endswith("    y0 = r3\n    y1 = r4 over [1]\n    y2 = sum of r3 over [1]")
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------

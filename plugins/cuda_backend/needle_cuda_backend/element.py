@@ -1,89 +1,115 @@
-"""One element of an expression program as CUDA C: where its operands are, what is computed, how it is read and written."""
+"""The registers of an expression program as CUDA C: where operands are, what is computed, how it is read and written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
-from needle_core.graph.program import Instruction, Program, Store, row_major
+from needle_core.graph.fuse import REDUCTIONS
+from needle_core.graph.program import Instruction, Load, Program, Store, row_major
 from needle_core.spec import DType
 from needle_cuda_backend.recipe import Numbers, Place, computed, stored
+from needle_cuda_backend.templates import is_large
+
+_OF_PLACES: Final = ("iota", "random_bits")
+"""Instructions that depend on the place."""
 
 
-@dataclass
 class _Ref:
     """Where a load or store is: its type in memory, and its steps along the merged axes, outer ones first."""
 
-    name: str
-    dtype: DType
-    steps: list[int]
-    offset: int
+    def __init__(self, name: str, x: Load | Store, steps: list[int], number: Numbers) -> None:
+        self.name, self.dtype, self.steps, self.offset, self._fixed = name, x.dtype, steps, x.offset, number.fixed
+        self._texts = [number(n) for n in (*steps, x.offset)]
+
+    def at(self, element: str = "") -> str:
+        """The address, `element` places on along the last axis."""
+        *texts, offset = self._texts
+        steps = [(k, text) for k, (step, text) in enumerate(zip(self.steps, texts, strict=True)) if step or not self._fixed]
+        terms = [f"i{k}" if text == "1" else f"{text} * i{k}" for k, text in steps]
+        if element and self.steps and self.steps[-1]:
+            terms.append(f"{texts[-1]} * {element}")
+        return " + ".join([self.name, *terms, *([offset] if self.offset or not self._fixed else [])])
 
 
 class Element:
-    """The code of one element, or of `width` elements that follow each other along the last axis.
+    """The code of a program's registers: of those that stay the same all along the last group of axes, and of the others.
 
-    `groups` are the axes that have a counter in common; each becomes as few axes as the steps of all operands allow. Where
-    sizes are no numbers in the source, groups are of one axis, of four or of more, so that few sources serve all shapes.
+    Of these it is the code of `width` elements, which follow each other along the last axis. A group has a counter in common,
+    and becomes as few axes as the steps of all operands allow. Where sizes are no numbers in the source, groups are of one
+    axis, of four or of more, so that few sources serve all shapes.
     """
 
-    def __init__(self, program: Program, stores: Sequence[Store], groups: Sequence[Sequence[int]], number: Numbers) -> None:
-        self.program, self.stores, self.number = program, stores, number
-        self.needed = _needed(program, stores)
-        self.written = [y for y in stores if not y.reduction]
-        loads = [x for i, x in enumerate(program.loads) if i in self.needed]
+    held: Collection[int] = ()
+    """Loads whose packs are in registers: h0[k] ..."""
+
+    def __init__(self, program: Program, groups: Sequence[Sequence[int]], number: Numbers, *, packs: bool = True) -> None:
+        self.program, self.number, self.dtypes = program, number, dtypes_of(program)
+        first = len(program.loads) + len(program.numbers)
+        self.instructions = dict(enumerate(program.instructions, first))
+        self.needed = self._before((y.register for y in program.stores), self.instructions)
+        self.instructions = {i: x for i, x in self.instructions.items() if i in self.needed}
+        self.written, self.results = ([y for y in program.stores if bool(y.axes) is of_rows] for of_rows in (False, True))
+        loads = {i: x for i, x in enumerate(program.loads) if i in self.needed}
+        self.moving = {i for i, x in loads.items() if len(groups) == 1 or any(x.steps[axis] for axis in groups[-1])}
+        self.passes = dict.fromkeys(range(first), 0)
+        """How often one has to go along the last group before a register is known."""
+        for i, x in self.instructions.items():
+            self.passes[i] = max((self.passes[k] for k in x.operands), default=0) + (x.op in REDUCTIONS)
+            if x.op in _OF_PLACES or (x.op not in REDUCTIONS and not self.moving.isdisjoint(x.operands)):
+                self.moving.add(i)
+        times = [self.passes[i] - (x.op in REDUCTIONS) for i, x in self.instructions.items() if x.op in REDUCTIONS]
+        self.last = max([0, *times, *(self.passes[y.register] for y in self.written)])
         whole = row_major(program.shape)
-        steps = [x.steps for x in loads] + [whole if y.steps is None else y.steps for y in self.written]
+        steps = [x.steps for x in loads.values()] + [y.steps or whole for y in self.written]
         merged = [_merged(program.shape, axes, steps) for axes in groups]
         if not number.fixed:
             merged = [_padded(sizes, by_ref) for sizes, by_ref in merged]
-        self.sizes = [sizes for sizes, _ in merged]
-        at = [[s for _, by_ref in merged for s in by_ref[i]] for i in range(len(steps))]
+        self._sizes = [(sizes, [number(n) for n in sizes[1:]]) for sizes, _ in merged]
+
+        def ref(name: str, x: Load | Store, k: int, groups: int) -> _Ref:
+            return _Ref(name, x, [s for _, by_ref in merged[:groups] for s in by_ref[k]], number)
+
         self.loads = {
-            i: _Ref(f"a{x.input}", x.dtype, at[k], x.offset)
-            for k, (i, x) in enumerate((i, x) for i, x in enumerate(program.loads) if i in self.needed)
+            i: ref(f"a{x.input}", x, k, len(groups) - (i not in self.moving)) for k, (i, x) in enumerate(loads.items())
         }
-        self.targets = [_Ref(f"y{y.output}", y.dtype, at[len(loads) + k], y.offset) for k, y in enumerate(self.written)]
-        self.width = self._width() if number.fixed else 1
-        extents = [abs(r.offset) + sum(abs(s) * n for s, n in zip(r.steps, self._flat(), strict=True)) for r in self._refs()]
-        self.index = "int" if number.fixed and max([math.prod(program.shape), *extents]) < 2**31 - 2**20 else "int64"
-        self.can_fail = any(x.op == "pow" and not x.dtype.is_floating for x in self._instructions().values())
+        self.targets = [ref(f"y{y.output}", y, k, len(groups)) for k, y in enumerate(self.written, len(loads))]
+        refs = [*(r for i, r in self.loads.items() if i in self.moving), *self.targets]
+        self.width = self._width(refs) if packs else 1
+        flat = [n for sizes, _ in self._sizes for n in sizes]
+        extents = [abs(r.offset) + sum(abs(s) * n for s, n in zip(r.steps, flat, strict=True)) for r in refs]
+        self.index = "int" if number.fixed and not is_large(math.prod(program.shape), *extents) else "int64"
+        self.can_fail = any(x.op == "pow" and not x.dtype.is_floating for x in self.instructions.values())
 
-    def _flat(self) -> list[int]:
-        return [n for sizes in self.sizes for n in sizes]
+    def _before(self, wanted: Iterable[int], within: Collection[int]) -> set[int]:
+        """The registers from which those follow, by way of instructions within some."""
+        needed = set(wanted)
+        for i, x in reversed(self.instructions.items()):
+            if i in needed and i in within:
+                needed.update(x.operands)
+        return needed
 
-    def _refs(self) -> list[_Ref]:
-        return [*self.loads.values(), *self.targets]
-
-    def _width(self) -> int:
+    def _width(self, refs: Sequence[_Ref]) -> int:
         """How many elements go into 16 bytes, if all operands lie so that they can be read and written together."""
-        inner = self.sizes[-1]
+        inner, _ = self._sizes[-1]
         if not inner:
             return 1
-        packed = [r for r in self._refs() if r.steps[-1] == 1]
+        packed = [r for r in refs if r.steps[-1] == 1]
         width = 16 // max((r.dtype.itemsize for r in packed), default=16)
-        while width > 1:
-            whole = all(r.offset % width == 0 and all(s % width == 0 for s in r.steps[:-1]) for r in packed)
-            if inner[-1] % width == 0 and whole:
-                return width
-            width //= 2
-        return 1
+        return math.gcd(width, inner[-1], *(n for r in packed for n in (r.offset, *r.steps[:-1])))
 
-    def _instructions(self) -> dict[int, Instruction]:
-        first = len(self.program.loads) + len(self.program.numbers)
-        return {first + i: x for i, x in enumerate(self.program.instructions) if first + i in self.needed}
+    # -- operands -----------------------------------------------------------------------------------------------------------
 
     def parameters(self) -> list[str]:
         """Pointers of the operands that are read and written, each once."""
         reads = dict.fromkeys(f"const {stored(r.dtype)}* {r.name}" for r in self.loads.values())
-        writes = dict.fromkeys(f"{stored(r.dtype)}* {r.name}" for r in self.targets)
+        writes = dict.fromkeys(f"{stored(y.dtype)}* y{y.output}" for y in (*self.written, *self.results))
         return [*reads, *writes, *(["int* flag", "int64 mark"] * self.can_fail)]
 
     def operands(self) -> list[Place]:
         reads = dict.fromkeys(int(r.name[1:]) for r in self.loads.values())
-        writes = dict.fromkeys(y.output for y in self.written)
+        writes = dict.fromkeys(y.output for y in (*self.written, *self.results))
         return [*(Place("input", i) for i in reads), *(Place("output", i) for i in writes)]
 
     def places(self) -> list[Place | int]:
@@ -91,80 +117,96 @@ class Element:
 
     def counters(self, group: int, linear: str) -> list[str]:
         """The indexes along the axes of a group, from its counter."""
-        first = sum(map(len, self.sizes[:group]))
-        sizes = self.sizes[group]
+        first = sum(len(sizes) for sizes, _ in self._sizes[:group])
+        sizes, texts = self._sizes[group]
         lines = []
         rest = linear
-        for k in range(len(sizes) - 1, 0, -1):
-            n = self.number(sizes[k])
-            lines.append(f"const Index i{first + k} = {rest} % {n}, rest{first + k} = {rest} / {n};")
-            rest = f"rest{first + k}"
+        for k, n in reversed([*enumerate(texts, first + 1)]):
+            lines.append(f"const Index i{k} = {rest} % {n}, rest{k} = {rest} / {n};")
+            rest = f"rest{k}"
         return [*lines, *([f"const Index i{first} = {rest};"] if sizes else [])]
 
-    def _address(self, ref: _Ref, element: str = "") -> str:
-        """Where an operand is, `element` places on along the last axis."""
-        if not self.number.fixed:
-            return " + ".join(
-                [ref.name, *(f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps)), self.number(ref.offset)]
-            )
-        terms = [f"i{k}" if s == 1 else f"{self.number(s)} * i{k}" for k, s in enumerate(ref.steps) if s]
-        if element and ref.steps[-1]:
-            terms.append(element if ref.steps[-1] == 1 else f"{self.number(ref.steps[-1])} * {element}")
-        return " + ".join([ref.name, *terms, *([self.number(ref.offset)] if ref.offset else [])])
+    # -- registers ----------------------------------------------------------------------------------------------------------
 
-    def element(self, linear: str, reduced: Sequence[str]) -> list[str]:
-        """Load, compute, reduce and store; `reduced` has a line for each reduced store, with {} for its value."""
-        reductions = zip(reduced, (y for y in self.stores if y.reduction), strict=True)
-        added = [line.format(f"r{y.register}") for line, y in reductions]
-        targets = list(zip(self.written, self.targets, strict=True))
-        if self.width == 1:
-            lines = [f"const {computed(r.dtype)} r{i} = load({self._address(r)});" for i, r in self.loads.items()]
-            lines += self._computed(linear)
-            return [*lines, *(f"store({self._address(r)}, r{y.register});" for y, r in targets), *added]
-        before, inside, after = [], [], []
-        for i, r in self.loads.items():
-            kind, step = computed(r.dtype), r.steps[-1]
-            if step == 1:
-                before.append(f"const auto p{i} = load_pack<{self.width}>({self._address(r)});")
-                inside.append(f"const {kind} r{i} = load(p{i}.at + v);")
-            else:
-                (inside if step else before).append(f"const {kind} r{i} = load({self._address(r, 'v')});")
-        inside += self._computed(f"{linear} + v")
-        for k, (y, r) in enumerate(targets):
-            if r.steps[-1] == 1:
-                before.append(f"Pack<{stored(r.dtype)}, {self.width}> q{k};")
-                inside.append(f"store(q{k}.at + v, r{y.register});")
-                after.append(f"store_pack({self._address(r)}, q{k});")
-            else:
-                inside.append(f"store({self._address(r, 'v')}, r{y.register});")
-        loop = f"for (int v = 0; v < {self.width}; ++v) {{"
-        return [*before, "#pragma unroll", loop, *(f"  {line}" for line in (*inside, *added)), "}", *after]
+    def reduced(self, k: int) -> dict[int, Instruction]:
+        """What is reduced at the time k along the last group."""
+        return {i: x for i, x in self.instructions.items() if x.op in REDUCTIONS and self.passes[i] == k + 1}
 
-    def _computed(self, linear: str) -> list[str]:
-        program = self.program
-        first = len(program.loads)
-        lines = [
-            f"const {computed(dtype)} r{first + i} = {literal(value, dtype)};"
-            for i, (value, dtype) in enumerate(program.numbers)
-            if first + i in self.needed
+    def still(self, k: int = 0) -> list[str]:
+        """The registers that stay the same along the last group, and are known at the time k, but for reductions."""
+        known = [i for i in sorted(self.needed - self.moving) if self.passes[i] == k]
+        return [self._register(i) for i in known if k == 0 or i not in self.reduced(k - 1)]
+
+    def _needed(self, k: int) -> set[int]:
+        """The registers that move, and are wanted at the time k."""
+        stored = [y.register for y in self.written if k == self.last]
+        return self._before([*stored, *(x.operands[0] for x in self.reduced(k).values())], self.moving) & self.moving
+
+    def packs(self, k: int) -> list[int]:
+        """The loads by packs at the time k."""
+        return [i for i in sorted(self._needed(k)) if i in self.loads and self._is_pack(self.loads[i])]
+
+    def load_pack(self, i: int) -> str:
+        return f"load_pack<{self.width}>({self.loads[i].at()})"
+
+    def _is_pack(self, ref: _Ref) -> bool:
+        return self.width == 1 or ref.steps[-1] == 1
+
+    def element(self, linear: str, k: int = 0, steps: Sequence[str] = ()) -> list[str]:
+        """Load and compute what is wanted at the time k, take `steps` with it, and at the last time store."""
+        packs = self.packs(k)
+        before = [f"const auto p{i} = {f'h{i}[k]' if i in self.held else self.load_pack(i)};" for i in packs]
+        inside = [
+            f"const {computed(self.dtypes[i])} r{i} = load(p{i}.at + v);"
+            if i in packs
+            else self._register(i, f"{linear} + v", "v")
+            for i in sorted(self._needed(k))
         ]
-        for i, x in self._instructions().items():
-            operands = ", ".join(f"r{k}" for k in x.operands)
-            kind = computed(x.dtype)
-            if x.op == "astype":
-                call = f"do_astype<{kind}>({operands})"
-            elif x.op == "iota":
-                call = f"int64({linear})"
-            elif x.op == "random_bits":
-                call = f"do_random_bits({operands}, {linear})"
-            elif x.op == "pow" and not x.dtype.is_floating:
-                call = f"do_pow({operands}, Failure{{flag, int(mark)}})"
+        after = []
+        for n, (y, r) in enumerate(zip(self.written, self.targets, strict=True)) if k == self.last else ():
+            if self._is_pack(r):
+                before.append(f"Pack<{stored(r.dtype)}, {self.width}> q{n};")
+                inside.append(f"store(q{n}.at + v, r{y.register});")
+                after.append(f"store_pack({r.at()}, q{n});")
             else:
-                call = f"do_{x.op}({operands})"
-            if x.dtype.name in ("float16", "bfloat16"):
-                call = f"rounded<{x.dtype.name}>({call})"
-            lines.append(f"const {kind} r{i} = {call};")
-        return lines
+                inside.append(f"store({r.at('v')}, r{y.register});")
+        loop = f"for (int v = 0; v < {self.width}; ++v) {{"
+        return [*before, "#pragma unroll", loop, *(f"  {line}" for line in (*inside, *steps)), "}", *after]
+
+    def _register(self, i: int, linear: str = "", element: str = "") -> str:
+        dtype = self.dtypes[i]
+        kind = computed(dtype)
+        if i in self.loads:
+            return f"const {kind} r{i} = load({self.loads[i].at(element)});"
+        if i not in self.instructions:
+            value, _ = self.program.numbers[i - len(self.program.loads)]
+            is_count = not self.number.fixed and dtype.is_floating and 1 < value < 2**31 and value == int(value)
+            return f"const {kind} r{i} = {f'{kind}({self.number(int(value))})' if is_count else literal(value, dtype)};"
+        x = self.instructions[i]
+        operands = ", ".join(f"r{k}" for k in x.operands)
+        if x.op == "astype":
+            call = f"do_astype<{kind}>({operands})"
+        elif x.op == "iota":
+            call = f"int64({self._last_index(x.attrs['n']) if x.attrs else linear})"
+        elif x.op == "random_bits":
+            call = f"do_random_bits({operands}, {linear})"
+        elif x.op == "pow" and not dtype.is_floating:
+            call = f"do_pow({operands}, Failure{{flag, int(mark)}})"
+        else:
+            call = f"do_{x.op}({operands})"
+        is_read = any(i in other.operands for other in self.instructions.values())
+        return f"const {kind} r{i} = {rounded(call, dtype) if is_read else call};"
+
+    def _last_index(self, n: int) -> str:
+        """The index along the last axis, which is not one with others."""
+        sizes, _ = self._sizes[-1]
+        assert n in (1, *sizes[-1:])
+        return f"i{sum(len(sizes) for sizes, _ in self._sizes) - 1} + v" if n > 1 else "0"
+
+
+def rounded(value: str, dtype: DType) -> str:
+    """What is computed, as an element of `dtype` has it."""
+    return f"rounded<{dtype.name}>({value})" if dtype.itemsize == 2 else value
 
 
 def _merged(shape: Sequence[int], axes: Sequence[int], steps: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -191,16 +233,6 @@ def _padded(sizes: list[int], by_ref: list[list[int]]) -> tuple[list[int], list[
     return [1] * missing + sizes, [[0] * missing + steps for steps in by_ref]
 
 
-def _needed(program: Program, stores: Sequence[Store]) -> set[int]:
-    """The registers from which the stores follow."""
-    needed = {y.register for y in stores}
-    first = len(program.loads) + len(program.numbers)
-    for i, x in reversed([*enumerate(program.instructions, first)]):
-        if i in needed:
-            needed.update(x.operands)
-    return needed
-
-
 def dtypes_of(program: Program) -> list[DType]:
     """The dtypes of its registers."""
     return [
@@ -208,6 +240,12 @@ def dtypes_of(program: Program) -> list[DType]:
         *(dtype for _, dtype in program.numbers),
         *(x.dtype for x in program.instructions),
     ]
+
+
+def label(template: str, program: Program) -> str:
+    """A name of a kernel that tells what it does."""
+    names = dict.fromkeys([*(x.op for x in program.instructions), *(y.reduction for y in program.stores if y.reduction)])
+    return "_".join([template, *names]) if names else f"{template}_copy"
 
 
 def literal(value: Any, dtype: DType) -> str:

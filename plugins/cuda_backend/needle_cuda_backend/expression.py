@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
-from needle_core.autograd import no_grad
-from needle_core.graph.capture import Made, capture
+from needle_core.graph.capture import Made
 from needle_core.graph.passes import optimized
 from needle_core.graph.program import Instruction, Load, Program, Store
 from needle_core.spec import Device, DType, Spec
-from needle_core.tensor import Number, Tensor, tensor_of
+from needle_core.tensor import Number, Tensor
+from needle_cuda_backend.body import captured_of
 from needle_cuda_backend.loops import recipe_of
 from needle_cuda_backend.recipe import Call, Entry, Recipe, wide
 
@@ -44,9 +44,7 @@ def _captured(
     function: Function, device: Device, kinds: tuple[DType, ...], attrs: tuple[tuple[str, Any], ...]
 ) -> tuple[tuple[tuple[Number, DType], ...], tuple[Instruction, ...], list[int]]:
     """Numbers and instructions of a function's program, and the registers of its results."""
-    operands = [tensor_of(Spec.of((), kind, device), None) for kind in kinds]
-    with no_grad():
-        captured = capture(function, operands, lambda like: (tuple(like), dict(attrs)), keep_grads=False)
+    captured = captured_of(partial(function, **dict(attrs)), [Spec.of((), kind, device) for kind in kinds])
     graph = optimized(captured.graph)
     constants = graph.constants()
     register = {v: i for i, v in enumerate([*graph.inputs, *constants, *(node.outputs[0] for node in graph.nodes)])}

@@ -1,152 +1,112 @@
-"""Recipes of softmax, layer norm, and of the statistics for batch norm, whose other parts are programs."""
+"""Recipes of softmax and the normalisations, whose rows are programs; of batch norm, what is not a program of the core's."""
 
 from __future__ import annotations
 
-import math
+from math import inf
+from typing import Any
 
-from needle_core.graph.program import Load, Program, Store, broadcast_steps, row_major
-from needle_core.graph.single_ops import copying
-from needle_core.spec import DTYPES, Spec
-from needle_cuda_backend.loops import recipe_of
-from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, stored
-from needle_cuda_backend.templates import (
-    BLOCKS,
-    THREADS,
-    Operand,
-    blocks_for,
-    is_large,
-    launch_of,
-    pack_width,
-    row_types,
-    rows_block,
-)
+import needle_core as ndl
+from needle_core import Tensor
+from needle_cuda_backend.body import recipe_of_rows
+from needle_cuda_backend.recipe import Call, Place, Recipe, inputs_of, outputs_of, wide
 
 
 def softmax(call: Call) -> Recipe:
-    return _over_rows(call, "softmax")
+    over = _over(call)
+
+    def function(x: Tensor) -> Tensor:
+        e = ndl.exp(x - ndl.max(x, **over))
+        return e * (1 / ndl.sum(e, **over))
+
+    return recipe_of_rows(call, function)
 
 
 def log_softmax(call: Call) -> Recipe:
-    return _over_rows(call, "log_softmax")
+    over = _over(call)
+
+    def function(x: Tensor) -> Tensor:
+        low = x - ndl.max(x, **over)
+        return low - ndl.log(ndl.sum(ndl.exp(low), **over))
+
+    return recipe_of_rows(call, function)
 
 
 def softmax_grad(call: Call) -> Recipe:
-    return _over_rows(call, "softmax_grad")
-
-
-def _over_rows(call: Call, function: str) -> Recipe:
-    """Rows over any axes. Operands are copied if these are not the last, or if they are broadcast."""
-    recipe, y, axes = Recipe(), call.outputs[0], call.attrs["axes"]
-    if not y.size:
-        return recipe
-    kept = [i for i in range(y.ndim) if i not in axes]
-    order = [*kept, *axes]
-    rows, n = (math.prod(y.shape[i] for i in group) for group in (kept, axes))
-    operands, target = inputs_of(len(call.inputs)), Place("output")
-    turned = tuple(y.shape[i] for i in order)
-    is_apart = order != [*range(y.ndim)]
-    for i, x in enumerate(call.inputs):
-        if is_apart or x.shape != y.shape:
-            steps = broadcast_steps(x.shape, y.shape)
-            operands[i] = recipe.space(y.nbytes)
-            copy = copying(0, y.dtype, turned, [steps[axis] for axis in order])
-            recipe.then(recipe_of(copy, call.fixed), [Place("input", i)], [operands[i]])
-    if is_apart:
-        target = recipe.space(y.nbytes)
-    lanes, width, held = row_types(call, rows, n, y.dtype, 32 // len(operands))
-    block = rows_block(lanes)
-    recipe.operations.append(
-        launch_of(
-            call, function, "normalize", [(x, y.dtype) for x in (*operands, target)], [rows, n], blocks_for(rows, block[1]),
-            block, types=[stored(y.dtype), lanes, width, held], is_large=is_large(y.size), has_barriers=True,
-        )
-    )  # fmt: skip
-    if is_apart:
-        steps = row_major(turned)
-        back = copying(0, y.dtype, y.shape, [steps[order.index(i)] for i in range(y.ndim)])
-        recipe.then(recipe_of(back, call.fixed), [target], outputs_of(1))
-    return recipe
+    return recipe_of_rows(call, lambda g, y: y * (g - ndl.sum(g * y, **_over(call))))
 
 
 def layer_norm(call: Call) -> Recipe:
-    x, weight, _ = call.inputs
-    rows, n, recipe = _rows(x, weight), weight.size, Recipe()
-    if not x.size:
-        return recipe
-    lanes, width, held = row_types(call, rows, n, x.dtype, 32)
-    block = rows_block(lanes)
-    recipe.operations.append(
-        launch_of(
-            call, "layer_norm", "normalize", [(p, x.dtype) for p in (*inputs_of(3), Place("output"))], [rows, n],
-            blocks_for(rows, block[1]), block, types=[stored(x.dtype), lanes, width, held], more=_eps(call),
-            is_large=is_large(x.size), has_barriers=True,
-        )
-    )  # fmt: skip
-    return recipe
+    over, eps = _over(call), call.attrs["eps"]
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        left = x - ndl.mean(x, **over)
+        return left * ndl.rsqrt(ndl.mean(left * left, **over) + eps) * weight + bias
+
+    return recipe_of_rows(call, function)
+
+
+def rms_norm(call: Call) -> Recipe:
+    over, eps = _over(call), call.attrs["eps"]
+    return recipe_of_rows(call, lambda x, weight: x * ndl.rsqrt(ndl.mean(x * x, **over) + eps) * weight)
 
 
 def layer_norm_grad(call: Call) -> Recipe:
-    """Groups of threads have rows and sums for weight and bias of their own; another kernel adds up these."""
-    x, weight = call.inputs[1:]
-    rows, n, recipe, dtype = _rows(x, weight), weight.size, Recipe(), x.dtype
-    if not n:
-        return recipe
-    lanes, width, held = row_types(call, rows, n, dtype, 16)
-    block = rows_block(lanes)
-    blocks = min(BLOCKS * max(1, THREADS // lanes) // block[1], -(-rows // block[1]) or 1)
-    groups = blocks * block[1]
-    wide = DTYPES["float32"] if dtype.itemsize == 2 else dtype
-    parts = blocks if held else groups
-    sums = recipe.space(parts * 2 * n * wide.itemsize)
-    g, x_place, w = inputs_of(3)
-    dx, by_weight, by_bias = outputs_of(3)
-    operands: list[Operand] = [(g, dtype), (x_place, dtype), (w, dtype), (dx, dtype), (sums, wide)]
-    recipe.operations.append(
-        launch_of(
-            call, "layer_norm_grad", "normalize", operands, [rows, n, groups], (blocks, 1, 1), block,
-            types=[stored(dtype), lanes, width, held], more=_eps(call), is_large=is_large(x.size, parts * 2 * n),
-            has_barriers=True,
-        )
-    )  # fmt: skip
-    loads = tuple(Load(0, wide, (2 * n, 1), offset) for offset in (0, n))
-    stores = tuple(Store(i, i, dtype, "sum", (0,)) for i in range(2))
-    total = Program((parts, n), loads, (), (), stores)
-    recipe.then(recipe_of(total, call.fixed), [sums], [by_weight, by_bias])
+    return _normalized_grad(call, is_centred=True)
+
+
+def rms_norm_grad(call: Call) -> Recipe:
+    return _normalized_grad(call, is_centred=False)
+
+
+def _normalized_grad(call: Call, *, is_centred: bool) -> Recipe:
+    """Some values for each row first, and then what reads these with the operands, and adds up columns."""
+    over, eps, x, weight = _over(call), call.attrs["eps"], *call.inputs[1:]
+    samples = tuple(range(x.ndim - weight.ndim))
+
+    def of_rows(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        z, means = g * weight, [ndl.mean(x, **over)] * is_centred
+        left = x - means[0] if means else x
+        r = ndl.rsqrt(ndl.mean(left * left, **over) + eps)
+        return (r, ndl.mean(z * left, **over) * r, *means, *([ndl.mean(z, **over)] * is_centred))
+
+    def of_columns(g: Tensor, x: Tensor, weight: Tensor, r: Tensor, zh: Tensor, *means: Tensor) -> tuple[Tensor, ...]:
+        h = (x - means[0] if means else x) * r
+        z = g * weight - means[1] if means else g * weight
+        return ((z - h * zh) * r, ndl.sum(g * h, axes=samples), ndl.sum(g, axes=samples))[: len(call.outputs)]
+
+    row = x.like(shape=(*x.shape[: len(samples)], *(1 for _ in weight.shape)), dtype=wide(x.dtype))
+    rows, given, recipe = (row,) * (4 if is_centred else 2), inputs_of(3), Recipe()
+    values = [recipe.space(row.nbytes) for row in rows]
+    recipe.then(recipe_of_rows(call._replace(outputs=rows), of_rows), given, values)
+    made = recipe_of_rows(call._replace(inputs=(*call.inputs, *rows)), of_columns)
+    recipe.then(made, [*given, *values], outputs_of(len(call.outputs)))
     return recipe
 
 
 def batch_statistics(call: Call) -> Recipe:
-    """Mean and variance in one pass, where the body would read x twice, and write what is left of it without its mean."""
-    x, recipe = call.inputs[0], Recipe()
-    c, wide = x.shape[-1], call.outputs[0].dtype
-    if not c:
-        return recipe
-    rows, width = math.prod(x.shape[:-1]), pack_width(x.dtype.itemsize, c)
-    lanes = min(32, 1 << (c // width - 1).bit_length())
-    across, depth = -(-c // (lanes * width)), THREADS // lanes
-    chunks = max(1, min(BLOCKS // across, rows // (16 * depth)))
-    chunk = -(-rows // chunks)
-    parts = recipe.space(chunks * 2 * c * wide.itemsize)
-    large = is_large(x.size, chunks * 2 * c)
-    mean, var = outputs_of(2)
-    first: list[Operand] = [(Place("input"), x.dtype), (parts, wide)]
-    last: list[Operand] = [(parts, wide), (mean, wide), (var, wide)]
-    recipe.operations += [
-        launch_of(
-            call, "batch_moments", "normalize", first, [rows, c, chunk], (across, chunks, 1), (lanes, depth, 1),
-            types=[stored(x.dtype), lanes, width], is_large=large, has_barriers=True,
-        ),
-        launch_of(
-            call, "batch_statistics", "normalize", last, [rows, c, chunk, chunks], (-(-c // 32), 1, 1), (32, 8, 1),
-            types=[stored(wide)], is_large=large, has_barriers=True,
-        ),
-    ]  # fmt: skip
+    """Mean and variance in one pass, where the body would read x twice, and write what is left of it without its mean.
+
+    Sums are those of x less its first sample, so that the variance is the mean square of what is left, less the square of its
+    mean.
+
+    Numerics: the variance has an error of (1 + k^2) n eps at worst where the first of n samples is k deviations from the mean
+    """
+    x, axes = call.inputs[0], tuple(range(call.inputs[0].ndim - 1))
+    first = [x.like(shape=x.shape[-1:])] * (x.size > 0)
+
+    def function(x: Tensor, *first: Tensor) -> tuple[Tensor, Tensor]:
+        shifts = [ndl.where(ndl.abs(s) < inf, s, 0) for s in first]
+        left = x - shifts[0] if shifts else x
+        mean, square = (ndl.mean(z, axes=axes, keepdims=True) for z in (left, left * left))
+        return mean + shifts[0] if shifts else mean, ndl.maximum(square - mean * mean, 0)
+
+    recipe = Recipe()
+    made = recipe_of_rows(call._replace(inputs=(x, *first)), function)
+    recipe.then(made, [Place("input")] * 2, outputs_of(2))
     return recipe
 
 
-def _rows(x: Spec, weight: Spec) -> int:
-    return math.prod(x.shape[: x.ndim - weight.ndim])
-
-
-def _eps(call: Call) -> list[str]:
-    return [repr(float(call.attrs["eps"]))]
+def _over(call: Call) -> dict[str, Any]:
+    """How rows are reduced: over the axes that are said, or the last, which are those of the weight."""
+    x, weight = call.inputs[0], call.inputs[-1]
+    return {"axes": call.attrs.get("axes", tuple(range(x.ndim - weight.ndim, x.ndim))), "keepdims": True}

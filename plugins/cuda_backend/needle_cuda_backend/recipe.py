@@ -159,8 +159,8 @@ def stored(dtype: DType) -> str:
 
 
 def wide(dtype: DType) -> DType:
-    """What elements are computed in."""
-    return float32 if dtype.name in ("float16", "bfloat16") else dtype
+    """The dtype that elements are computed in."""
+    return float32 if dtype.itemsize == 2 else dtype
 
 
 def computed(dtype: DType) -> str:

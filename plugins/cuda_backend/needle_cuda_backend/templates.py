@@ -91,17 +91,3 @@ def lanes_for(rows: int, packs: int) -> int:
 def rows_block(lanes: int) -> Sizes:
     """Blocks of rows with so many threads each."""
     return lanes, THREADS // 32 if lanes == 32 else 1, 1
-
-
-def row_types(call: Call, rows: int, n: int, dtype: DType, most: int) -> tuple[int, int, int]:
-    """For `Rows` of n elements: lanes, the width of packs, and how many packs a thread holds in registers.
-
-    These hold `most` floats at most, and only where sizes are fixed, for else each length would need a kernel of its own.
-    """
-    width = pack_width(dtype.itemsize, n)
-    packs, most = n // width, most // 2 if dtype.itemsize == 8 else most
-    lanes = lanes_for(rows, packs)
-    while lanes < MOST_LANES and -(-packs // lanes) * width > most:
-        lanes *= 2
-    held = -(-packs // lanes)
-    return lanes, width, held if call.fixed and held * width <= most else 0

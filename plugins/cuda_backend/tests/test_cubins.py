@@ -74,6 +74,8 @@ SAMPLES: dict[str, list[Sample]] = {
         *(Sample(normalize.softmax_grad, ((n, c), (n, c)), {}, kinds) for n, c, kinds in _ROWS),
         *(Sample(normalize.layer_norm, ((n, c), (c,), (c,)), {}, kinds) for n, c, kinds in _ROWS),
         *(Sample(normalize.layer_norm_grad, ((n, c), (n, c), (c,)), {}, kinds) for n, c, kinds in _ROWS),
+        *(Sample(normalize.rms_norm, ((n, c), (c,)), {}, kinds) for n, c, kinds in _ROWS),
+        *(Sample(normalize.rms_norm_grad, ((n, c), (n, c), (c,)), {}, kinds) for n, c, kinds in _ROWS),
         Sample(normalize.batch_statistics, (_IMAGE,)),
         Sample(normalize.batch_statistics, ((640, 33),)),
     ],

@@ -49,8 +49,8 @@ def bodies(made: Recipe) -> list[str]:
 )
 def test_elements_go_by_16_bytes_where_all_operands_allow(a: Spec, b: Spec, width: int) -> None:
     (body,) = bodies(recipe("add", a, b, y=a))
-    assert (f"v < {width};" in body) is (width > 1)
-    assert ("load_pack" in body) is (width > 1)
+    assert f"v < {width};" in body
+    assert f"load_pack<{width}>" in body
 
 
 def test_axes_become_one_where_all_operands_allow() -> None:
@@ -85,6 +85,12 @@ def test_long_rows_are_split_and_their_parts_combined(shape: tuple[int, ...], ax
     made = recipe("sum", spec(*shape), y=spec(*kept), axes=axes, keepdims=False)
     assert len(made.operations) == launches
     assert (made.scratch > 0) is (launches > 1)
+
+
+def test_parts_of_all_reductions_are_combined_at_once() -> None:
+    stores = tuple(Store(i, 0, float32, name, (1,)) for i, name in enumerate(("sum", "max", "mean")))
+    made = recipe_of(Program((2, 2**20), (Load(0, float32, (2**20, 1)),), (), (), stores), fixed=True)
+    assert len(made.operations) == 2
 
 
 def test_what_is_stored_as_it_is_comes_last_for_it_may_lie_over_operands() -> None:
@@ -157,6 +163,28 @@ def test_fused_programs_compute_what_their_ops_do(dtype: str, shape: tuple[int, 
     for z, wanted, n in zip(found, expected, counts, strict=True):
         bound = 8 * unit * max(1.0, float(np.abs(wanted).max()), n * 1.0)
         np.testing.assert_allclose(z.numpy().astype(np.float64), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 70_001), 1), ((5000, 3), 0), ((2, 20_000, 4), (0, 1))])
+def test_chunks_of_rows_and_columns_make_one_result(shape: tuple[int, ...], axis: Any, cuda: ndl.Device) -> None:
+    """Of all kinds, beside what is elementwise and what is made of a row that is no reduction."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    x[-1, -1] = 7
+    over = {"axis": axis}
+
+    def function(x: ndl.Tensor) -> tuple[ndl.Tensor, ...]:
+        y = x * 2
+        whole = (y, y.sum(**over), ndl.mean(y, **over), ndl.max(y, **over), ndl.min(y, **over))
+        return (*whole, ndl.any(x > 6, **over), ndl.all(x < 6, **over), ndl.max(x > 6, **over), ndl.prod(1 + x * 1e-3, **over))
+
+    found = [y.numpy() for y in ndl.compile(function)(ndl.Tensor(x, device=cuda))]
+    wide = x.astype(np.float64)
+    y = 2 * wide
+    for a, b in zip(found[:5], (y, y.sum(axis), y.mean(axis), y.max(axis), y.min(axis)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3)
+    for a, b in zip(found[5:8], ((x > 6).any(axis), (x < 6).all(axis), (x > 6).any(axis)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(found[8], (1 + wide * 1e-3).prod(axis), rtol=1e-2)
 
 
 def test_random_numbers_are_those_of_numpy_bit_for_bit(cuda: ndl.Device) -> None:

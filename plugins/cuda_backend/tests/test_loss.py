@@ -68,5 +68,6 @@ def test_labels_out_of_bounds_are_refused(simulated: Any, case: Any, bad: int) -
 
 
 def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("needle_cuda_backend.loss.is_large", lambda *_: True)
+    for module in ("index", "element"):
+        monkeypatch.setattr(f"needle_cuda_backend.{module}.is_large", lambda *_: True)
     test_cross_entropy_and_its_gradient(simulated, case, "float32", "mean", True)

@@ -1,4 +1,4 @@
-"""Softmax and layer norm, against formulas in float64."""
+"""Softmax and the normalisations, against formulas in float64."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ import numpy as np
 import pytest
 
 from needle_core.spec import DTYPES
-from needle_cuda_backend.normalize import batch_statistics, layer_norm, layer_norm_grad, log_softmax, softmax, softmax_grad
+from needle_cuda_backend.normalize import (
+    batch_statistics,
+    layer_norm,
+    layer_norm_grad,
+    log_softmax,
+    rms_norm,
+    rms_norm_grad,
+    softmax,
+    softmax_grad,
+)
 
 RNG = np.random.default_rng(0)
 EPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 2**-23, "float64": 2**-52}
-SHAPES: list[Any] = [((1,), (0,)), ((3, 10), (1,)), ((2, 257), (1,)), ((2, 20000), (1,)), ((3, 4, 6), (0, 2)), ((0, 3), (1,))]
+SHAPES: list[Any] = [
+    ((1,), (0,)),
+    ((3, 10, 4), (1,)),
+    ((2, 257), (1,)),
+    ((2, 20000), (1,)),
+    ((3, 4, 6), (0, 2)),
+    ((0, 3), (1,)),
+]
 
 
 def _normal(shape: tuple[int, ...], dtype: str) -> Any:
@@ -65,11 +81,19 @@ def test_softmax_grad_of_broadcast_operands(simulated: Any, case: Any, fixed: bo
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_layer_norm_and_its_gradients(simulated: Any, case: Any, monkeypatch: Any, dtype: str, fixed: bool) -> None:
-    """Of rows shorter and longer than registers hold, and of more rows than there are groups of threads."""
-    monkeypatch.setattr("needle_cuda_backend.normalize.BLOCKS", 2)
+def test_layer_norm_and_rms_norm_and_their_gradients(simulated: Any, case: Any, dtype: str, fixed: bool) -> None:
+    """Of rows shorter and longer than registers hold, and of so many that columns are split into chunks."""
     cases, expected, scales = [], [], []
-    for shape, ndim in [((300, 8), 1), ((3, 2, 6), 2), ((2, 257), 1), ((3, 12000), 1), ((1, 1), 1), ((0, 4), 1)]:
+    for shape, ndim in [
+        ((300, 8), 1),
+        ((9, 8), 1),
+        ((3, 2, 6), 2),
+        ((2, 257), 1),
+        ((3, 12000), 1),
+        ((1, 1), 1),
+        ((4,), 1),
+        ((0, 4), 1),
+    ]:
         x, g = _normal(shape, dtype), _normal(shape, dtype)
         weight, bias = _normal(shape[-ndim:], dtype), _normal(shape[-ndim:], dtype)
         gw, xw, ww, bw = (a.astype(np.float64) for a in (g, x, weight, bias))
@@ -80,10 +104,15 @@ def test_layer_norm_and_its_gradients(simulated: Any, case: Any, monkeypatch: An
         dx = (z - z.mean(axes, keepdims=True) - h * (z * h).mean(axes, keepdims=True)) * scale
         cases.append(case(layer_norm, [x, weight, bias], {"eps": 1e-3}, fixed=fixed, over={0: 0}))
         cases.append(case(layer_norm_grad, [g, x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 1}))
+        r = 1 / np.sqrt((xw * xw).mean(axes, keepdims=True) + 1e-3)
+        cases.append(case(rms_norm, [x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 0}))
+        cases.append(case(rms_norm_grad, [g, x, weight], {"eps": 1e-3}, fixed=fixed, over={0: 1}))
+        by_root = (z - xw * r * (z * xw * r).mean(axes, keepdims=True)) * r
         expected += [[h * ww + bw], [dx, (gw * h).sum(samples), gw.sum(samples)]]
-        scales += [[8.0], [40.0, *[10 * max(1.0, shape[0] ** 0.5)] * 2]]
+        expected += [[xw * r * ww], [by_root, (gw * xw * r).sum(samples)]]
+        scales += [[8.0], [40.0, *[10 * max(1.0, (x.size / weight.size) ** 0.5)] * 2]] * 2
     for ys, zs, scale in zip(simulated.results(cases), expected, scales, strict=True):
-        for y, z, s in zip(ys, zs, scale, strict=True):
+        for y, z, s in zip(ys, zs, scale, strict=False):
             _close(y, z, dtype, s)
 
 
@@ -110,6 +139,17 @@ def test_batch_statistics_in_one_pass(simulated: Any, case: Any, dtype: str, fix
             _close(y, z, "float64" if dtype == "float64" else "float32", scale)
 
 
+@pytest.mark.parametrize("outlier", [0, 1])
+def test_batch_statistics_of_a_sample_far_from_all_others(simulated: Any, case: Any, outlier: int) -> None:
+    """The first is that from which others are counted."""
+    x = RNG.normal(size=(4000, 5)).astype(np.float32)
+    x[outlier] = 100
+    ((mean, var),) = simulated.results([case(batch_statistics, [x], {})])
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(0), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(var, wide.var(0), rtol=100**2 * EPS["float32"])
+
+
 def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) -> None:
     x = np.ones((40, 3), np.float32)
     x[7] = np.inf, np.nan, 1
@@ -120,7 +160,7 @@ def test_batch_statistics_of_nothing_and_of_infinity(simulated: Any, case: Any) 
 
 
 def test_places_among_very_many_elements(simulated: Any, case: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("needle_cuda_backend.normalize.is_large", lambda *_: True)
+    monkeypatch.setattr("needle_cuda_backend.element.is_large", lambda *_: True)
     test_softmax_over_any_axes(simulated, case, "float32", True)
-    test_layer_norm_and_its_gradients(simulated, case, monkeypatch, "float32", False)
+    test_layer_norm_and_rms_norm_and_their_gradients(simulated, case, "float32", True)
     test_batch_statistics_in_one_pass(simulated, case, "float32", True)

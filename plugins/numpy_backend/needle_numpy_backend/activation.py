@@ -14,7 +14,7 @@ from needle_numpy_backend.elementwise import where
 
 Array = npt.NDArray[Any]
 
-_SLOPE: Final = math.sqrt(2 / math.pi)  # of what stands in the tanh of gelu, at 0
+_SLOPE: Final = math.sqrt(2 / math.pi)  # of what stands in the tanh of gelu, at 0, and of erf(z / sqrt 2)
 _CUBIC: Final = 0.044715 * _SLOPE
 
 
@@ -56,19 +56,16 @@ def silu_grad(g: Array, x: Array) -> Array:
 @blockwise
 def gelu(x: Array, *, approximate: str) -> Array:
     z = _wide(x)
-    y = _tanh(z, z * z) if approximate == "tanh" else erf(z * math.sqrt(0.5))
-    y += 1
+    y = _share(z, z * z, approximate)
     y *= z
-    y *= 0.5
     return y.astype(x.dtype, copy=False)
 
 
 @blockwise
 def gelu_grad(g: Array, x: Array, *, approximate: str) -> Array:
-    h, e = _gelu_parts(x, approximate)
-    h += e
-    h *= 0.5
-    return _gelu_grad(h, g, approximate=approximate)
+    slope = np.empty(x.shape, np.promote_types(x.dtype, np.float32))
+    _gelu_parts(x, slope, approximate)
+    return _gelu_grad(slope, g, approximate=approximate)
 
 
 def _gelu(x: Array, *, approximate: str) -> tuple[Array, Array]:
@@ -77,46 +74,47 @@ def _gelu(x: Array, *, approximate: str) -> tuple[Array, Array]:
     flat = [a.reshape(-1) for a in (x, y, slope)]
     for block in blocks(x.size):
         part, out, out_slope = (a[block] for a in flat)
-        h, e = _gelu_parts(part, approximate)
-        e += h
-        np.multiply(e, 0.5, out=out_slope)
-        h *= _wide(part)
-        np.multiply(h, 0.5, out=out, casting="unsafe")
+        np.multiply(_gelu_parts(part, out_slope, approximate), _wide(part), out=out, casting="unsafe")
     return y, slope
 
 
 def _gelu_grad(slope: Array, g: Array, *, approximate: str) -> Array:
-    """The gradient, given the derivative."""
-    return np.multiply(g, slope, out=...).astype(g.dtype, copy=False)
+    """The gradient, given the derivative, which it takes the place of if it has its shape."""
+    return np.multiply(g, slope, out=slope if g.shape == slope.shape else ...).astype(g.dtype, copy=False)
 
 
-def _gelu_parts(x: Array, approximate: str) -> tuple[Array, Array]:
-    """h and e in gelu(x) = h x / 2, whose derivative is (h + e) / 2."""
+def _gelu_parts(x: Array, slope: Array, approximate: str) -> Array:
+    """The share of x that gelu lets pass; its derivative goes into `slope`."""
     z = np.clip(_wide(x), -40, 40)  # neither of them changes any more beyond
     squares = z * z
+    share = _share(z, squares, approximate)
     if approximate == "tanh":
-        h = _tanh(z, squares)
-        e = h * h
-        np.subtract(1, e, out=e)
-        squares *= 3 * _CUBIC
-        squares += _SLOPE
-        e *= squares
+        squares *= 6 * _CUBIC
+        squares += 2 * _SLOPE
+        np.subtract(1, share, out=slope)
+        slope *= share
+        slope *= squares
     else:
-        h = erf(z * math.sqrt(0.5))
         squares *= -0.5
-        e = np.exp(squares, out=squares)
-        e *= _SLOPE
-    e *= z
-    h += 1
-    return h, e
+        np.exp(squares, out=slope)
+        slope *= _SLOPE / 2
+    slope *= z
+    slope += share
+    return share
 
 
-def _tanh(z: Array, squares: Array) -> Array:
-    """What 1 is added to in the approximation of gelu."""
-    y = squares * _CUBIC
-    y += _SLOPE
-    y *= z
-    return np.tanh(y, out=y)
+def _share(z: Array, squares: Array, approximate: str) -> Array:
+    """Phi(z), the share of a normal distribution that is less than z, or its approximation."""
+    if approximate == "tanh":
+        y = squares * _CUBIC
+        y += _SLOPE
+        y *= z
+        np.tanh(y, out=y)
+    else:
+        y = erf(z * math.sqrt(0.5))
+    y += 1
+    y *= 0.5
+    return y
 
 
 def _wide(x: Array) -> Array:

@@ -22,32 +22,38 @@ def scaled_dot_product_attention(q: Array, k: Array, v: Array, *mask: Array, cau
 def scaled_dot_product_attention_grad(
     g: Array, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float
 ) -> tuple[Array, ...]:
-    p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
-    return _attention_grad(p, g, q, k, v, *mask, causal=causal, scale=scale)
+    scaled = _stretched(_wide(q) * scale, k, v)
+    return _attention_grad((_weights(scaled, _wide(k), mask, causal), scaled), g, q, k, v, *mask, causal=causal, scale=scale)
 
 
-def _attention(q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> tuple[Array, Array]:
-    """The op, and the weights."""
-    p = _weights(_stretched(_wide(q) * scale, k, v), _wide(k), mask, causal)
-    return np.matmul(p, _wide(v)).astype(q.dtype, copy=False), p
+def _attention(q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float) -> tuple[Array, tuple[Array, Array]]:
+    """The op; the weights, and q as they were made of it."""
+    scaled = _stretched(_wide(q) * scale, k, v)
+    p = _weights(scaled, _wide(k), mask, causal)
+    return _product(p, _wide(v), like=q).astype(q.dtype, copy=False), (p, scaled)
 
 
 def _attention_grad(
-    p: Array, g: Array, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float
+    kept: tuple[Array, Array], g: Array, q: Array, k: Array, v: Array, *mask: Array, causal: bool, scale: float
 ) -> tuple[Array, ...]:
-    """The gradients, given the weights."""
-    dtype = q.dtype
-    g, q, k, v = (_wide(x) for x in (g, q, k, v))
-    q = _stretched(q * scale, k, v)
-    by_v = np.matmul(p.mT, g)
-    by_scores = np.matmul(g, v.mT)
+    """The gradients, given what `_attention` has kept."""
+    p, scaled = kept
+    g, wide_k, wide_v = _wide(g), _wide(k), _wide(v)
+    by_v = _product(p.mT, g, like=v)
+    by_scores = np.matmul(g, wide_v.mT)
     by_scores -= np.einsum("...ts,...ts->...t", by_scores, p)[..., None]
     by_scores *= p
-    by_q = np.matmul(by_scores, k)
+    by_q = _product(by_scores, wide_k, like=q)
     by_q *= scale
-    by_k = np.matmul(by_scores.mT, q)
+    by_k = _product(by_scores.mT, scaled, like=k)
     gradients = (by_q, by_k, by_v, *([by_scores] if any(m.dtype != np.bool_ for m in mask) else []))
-    return tuple(x.astype(dtype, copy=False) for x in gradients)
+    return tuple(x.astype(q.dtype, copy=False) for x in gradients)
+
+
+def _product(a: Array, b: Array, like: Array) -> Array:
+    """a b, with its axes in memory as those of `like` are if it has its shape: what turned that turns this without a copy."""
+    fits = like.shape == (*a.shape[:-1], b.shape[-1]) and like.dtype == a.dtype
+    return np.asarray(np.matmul(a, b, out=np.empty_like(like) if fits else None))
 
 
 def _wide(x: Array) -> Array:

@@ -17,7 +17,7 @@ class Pair(NamedTuple):
     """An op, which of its operands its gradient gets after `g`, and two functions.
 
     `keeping` gives the op's result and what is to be kept; `given` is the gradient, which gets that before those of its own
-    operands that it still `reads`.
+    operands that it still `reads`. It may write over what was kept: there is one gradient for an op.
     """
 
     op: str

@@ -153,13 +153,13 @@ def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> tuple[Ar
 
 
 def _layer_norm_grad(kept: tuple[Array, Array], g: Array, weight: Array, *, eps: float) -> tuple[Array, Array, Array]:
-    """The gradients, given what `_layer_norm` has kept."""
+    """The gradients, given what `_layer_norm` has kept, which it writes over."""
     dtype, axes, samples = g.dtype, _last(g, weight), tuple(range(g.ndim - weight.ndim))
     (h, deviation), g = kept, _wide(g)
     gh = g * h
     by_weight, by_bias = sum(gh, axes=samples, keepdims=False), sum(g, axes=samples, keepdims=False)
     gh *= weight
-    h = h * mean(gh, axes=axes, keepdims=True)
+    h *= mean(gh, axes=axes, keepdims=True)
     by_x = np.multiply(g, weight, out=gh)
     by_x -= mean(by_x, axes=axes, keepdims=True)
     by_x -= h

@@ -69,11 +69,10 @@ def test_a_pair_gives_the_bits_of_its_kernels(name: str, layout: str, dtype: str
     y, kept = pair.keeping(*operands, **attrs)
     assert same(y, KERNELS[pair.op, "numpy"](*operands, **attrs))
     g = RNG.normal(size=y.shape).astype(numpy_dtype)
-    for _ in range(2):  # what is kept is not used up
-        made = pair.given(kept, *[g, *operands[:count]][pair.reads], **attrs)
-        expected = KERNELS[name, "numpy"](g, *operands[:count], **attrs)
-        pairs = zip(made, expected, strict=True) if isinstance(expected, tuple) else [(made, expected)]
-        assert all(same(a, b) for a, b in pairs)
+    expected = KERNELS[name, "numpy"](g, *operands[:count], **attrs)
+    made = pair.given(kept, *[g, *operands[:count]][pair.reads], **attrs)
+    pairs = zip(made, expected, strict=True) if isinstance(expected, tuple) else [(made, expected)]
+    assert all(same(a, b) for a, b in pairs)
     assert all(same(a, b) for a, b in zip(operands, before, strict=True))
 
 

@@ -243,20 +243,7 @@ __device__ inline int64 do_random_bits(int64 seed, int64 position, int64 i) {
 
 // -- reductions over lanes ---------------------------------------------------------------------------------------------------
 
-template <class A>
-struct Least;
-template <class A>
-struct Greatest;
 // clang-format off
-template <> struct Least<float> { static __device__ inline float value() { return -INFINITE; } };
-template <> struct Least<double> { static __device__ inline double value() { return -INFINITE; } };
-template <> struct Least<int32> { static __device__ inline int32 value() { return -2147483647 - 1; } };
-template <> struct Least<int64> { static __device__ inline int64 value() { return -9223372036854775807LL - 1; } };
-template <> struct Greatest<float> { static __device__ inline float value() { return INFINITE; } };
-template <> struct Greatest<double> { static __device__ inline double value() { return INFINITE; } };
-template <> struct Greatest<int32> { static __device__ inline int32 value() { return 2147483647; } };
-template <> struct Greatest<int64> { static __device__ inline int64 value() { return 9223372036854775807LL; } };
-
 struct Sum { template <class A> static __device__ inline A of(A a, A b) { return a + b; } };
 struct Prod { template <class A> static __device__ inline A of(A a, A b) { return a * b; } };
 struct Max { template <class A> static __device__ inline A of(A a, A b) { return do_maximum(a, b); } };
@@ -278,7 +265,7 @@ __device__ inline A over_lanes(A x) {
   return x;
 }
 
-// `x` of the 8 threads with one threadIdx.x in blocks of 32 by 8, in the first of them.
+// `x` of the 8 threads with one threadIdx.x in blocks of 32 by 8, in each of them.
 template <class Op, class A>
 __device__ inline A over_strips(A x) {
   __shared__ A parts[8][33];

@@ -56,10 +56,11 @@ class SimulatedDriver(Driver):
             raise KernelError(f"out of memory on {self.name}: {nbytes / 2**20:.1f} MiB: {cause}") from cause
         self._live.add(guarded)
         self.count(nbytes)
+        poison = POISON  # a module's names may be gone before its last memory
 
         def free() -> None:
             self.count(-nbytes)
-            guarded.words.fill(POISON)
+            guarded.words.fill(poison)
 
         return Memory(self, guarded.address, nbytes, free)
 
