@@ -16,7 +16,7 @@ from needle_core.graph.program import Instruction, Load, Program, Store
 from needle_core.graph.single_ops import programs_of
 from needle_core.spec import DTYPES, DType, Spec, bfloat16, float16, float32, float64, int32
 from needle_cuda_backend.element import literal
-from needle_cuda_backend.loops import recipe_of
+from needle_cuda_backend.loops import recipe_of, recipe_of_many
 from needle_cuda_backend.recipe import Launch, Place, Recipe
 from needle_cuda_backend.unit import source_of
 
@@ -194,3 +194,13 @@ def test_random_numbers_are_those_of_numpy_bit_for_bit(cuda: ndl.Device) -> None
         return [t.numpy().tobytes() for _ in range(3) for t in draw()]
 
     assert drawn(cuda) == drawn("numpy")
+
+
+def test_members_of_one_launch_move_with_their_recipe() -> None:
+    program = Program((5,), (Load(0, float32, (1,)),), (), (), (Store(0, 0, float32),))
+    recipe = Recipe(scratch=256)
+    recipe.then(
+        recipe_of_many([program, program]), [Place("input", 7), Place("scratch")], [Place("output", 3), Place("input", 2)]
+    )
+    (many,) = recipe.operations
+    assert many.members == (((Place("input", 7), Place("output", 3)), 5), ((Place("scratch"), Place("input", 2)), 5))
