@@ -25,6 +25,7 @@ from needle_core.graph.costs import nbytes
 from needle_core.graph.graph import Constant, Graph, Value
 from needle_core.ops.normalize import batch_statistics, layer_norm_grad, softmax_grad
 from needle_core.spec import DTYPES, Device
+from needle_cuda_backend.backend import driver_of
 from needle_cuda_backend.body import recipe_of_node
 from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.issue import addresses, prepared
@@ -217,7 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     device = ndl.device("cuda:0")
     ndl.set_default_device(device)
-    driver: Driver = device.backend.driver(device)  # type: ignore[attr-defined]
+    driver = driver_of(device)
     rows, columns, repeats = (96, 64, 2) if args.small else (2**16, 2**10, 10)
     copy = 0.0
     if not args.once:

@@ -10,7 +10,6 @@ on standard input it runs N steps and prints `SECONDS LOSS`: the wall time of al
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 
 import needle_core as ndl
 from needle_core import nn
+from needle_core.benchmark.worker import serve
 from needle_core.benchmark.workloads import GPT
 
 WARMING = 5
@@ -143,19 +143,14 @@ def main() -> None:
     ndl.manual_seed(0)
     step = step_of(WORKLOADS[args.workload](args.small))
     start = time.perf_counter()
-    loss = first = step()
+    first = step()
     device.backend.synchronize(device)
     seconds = time.perf_counter() - start
     for _ in range(WARMING):
-        loss = step()
+        step()
     device.backend.synchronize(device)
     print("ready", seconds, float(first), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            loss = step()
-        device.backend.synchronize(device)
-        print(time.perf_counter() - start, float(loss), flush=True)
+    serve(step, device)
 
 
 if __name__ == "__main__":

@@ -184,9 +184,9 @@ def run_group(group: list[Stage], folder: Path, seconds: float) -> None:
 def facts(is_simulated: bool) -> dict[str, str]:
     """Versions, and what the device is. Raises DeviceUnavailableError if there is none."""
     import needle_core as ndl
+    from needle_cuda_backend.backend import driver_of
 
-    device = ndl.device("cuda:0")
-    driver = device.backend.driver(device)  # type: ignore[attr-defined]
+    driver = driver_of(ndl.device("cuda:0"))
     found = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "device": driver.name,

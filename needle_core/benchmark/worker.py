@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = time.perf_counter() - start
     losses += [float(step()) for _ in range(WARMING - 1)]
     print("ready", first, *losses, flush=True)
+    serve(step, device)
+
+
+def serve(step: Callable[[], ndl.Tensor], device: ndl.Device) -> None:
+    """Run a step as often as each line of standard input says; print the seconds that this takes on a device, and the loss."""
     for line in sys.stdin:
         start = time.perf_counter()
         for _ in range(int(line)):

@@ -120,6 +120,13 @@ class CudaBackend(Backend):
         return {"in_use": self.driver(device).in_use}
 
 
+def driver_of(device: Device) -> Driver:
+    """The driver of a device of this backend."""
+    backend = device.backend
+    assert isinstance(backend, CudaBackend)
+    return backend.driver(device)
+
+
 def _dtype(dtype: np.dtype[Any]) -> DType:
     from needle_core.spec import DTYPES
 

@@ -13,8 +13,8 @@ from needle_core.graph.passes import ELEMENTWISE
 from needle_core.graph.single_ops import SINGLE
 from needle_core.op import OPS
 from needle_core.spec import Spec
+from needle_cuda_backend.backend import driver_of
 from needle_cuda_backend.body import recipe_of_programs
-from needle_cuda_backend.driver import Driver
 from needle_cuda_backend.issue import addresses, prepared
 from needle_cuda_backend.memory import Buffer
 from needle_cuda_backend.recipe import Call, Recipe
@@ -37,8 +37,7 @@ class CudaKernel:
 
     def bound(self, call: Call, is_tuple: bool) -> Callable[..., Any]:
         """The function of buffers for eager calls."""
-        where = call.outputs[0].device
-        driver: Driver = where.backend.driver(where)  # type: ignore[attr-defined]
+        driver = driver_of(call.outputs[0].device)
         if self.name in VIEWS:
             shape = call.outputs[0].shape
             return lambda x: Buffer(x.memory, shape, x.dtype)

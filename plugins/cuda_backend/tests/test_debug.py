@@ -11,6 +11,7 @@ import needle_core as ndl
 from needle_core.errors import ArgumentError, KernelError
 from needle_core.spec import Device
 from needle_cuda_backend import debug
+from needle_cuda_backend.backend import driver_of
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def test_a_fault_names_node_kernel_and_source(program: Any, cuda: Device, monkey
     monkeypatch.setenv("NEEDLE_CUDA_DEBUG", "1")
     function, x = program
     function(x)
-    driver = cuda.backend.driver(cuda)
+    driver = driver_of(cuda)
 
     def faulty(*_: Any) -> None:
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
@@ -42,7 +43,7 @@ def test_a_write_beside_memory_is_found_at_its_kernel(program: Any, cuda: Device
     """On the simulated device, whose memory lies between guards."""
     monkeypatch.setenv("NEEDLE_CUDA_DEBUG", "1")
     function, x = program
-    driver = cuda.backend.driver(cuda)
+    driver = driver_of(cuda)
     launch = driver.launch
 
     def beyond(*arguments: Any) -> None:

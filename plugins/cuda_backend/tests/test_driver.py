@@ -17,6 +17,7 @@ import pytest
 import needle_core as ndl
 from needle_core.errors import BoundsError, KernelError
 from needle_core.spec import Device
+from needle_cuda_backend.backend import driver_of
 from needle_cuda_backend.driver import CudaDriver
 
 
@@ -79,7 +80,7 @@ def test_a_fault_is_told_with_the_variable_that_finds_it() -> None:
 
 def test_a_refusal_is_told_once_the_host_sees_it(cuda: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real device lets the host go on: the error then comes with what next waits, and state is as it was."""
-    driver: Any = cuda.backend.driver(cuda)  # type: ignore[attr-defined]
+    driver: Any = driver_of(cuda)
     w = ndl.nn.Parameter(ndl.Tensor([1.0, 2.0, 3.0], device=cuda))
 
     @ndl.compile
@@ -104,7 +105,7 @@ def test_a_refusal_is_told_once_the_host_sees_it(cuda: Device, monkeypatch: pyte
 
 
 def test_marks_are_forgotten_with_their_step(cuda: Device) -> None:
-    driver: Any = cuda.backend.driver(cuda)  # type: ignore[attr-defined]
+    driver: Any = driver_of(cuda)
     gc.collect()
     known = len(driver._blames)
     take = ndl.compile(lambda x, i: ndl.take(x, i, axis=0) + 1)

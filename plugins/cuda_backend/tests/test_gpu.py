@@ -23,6 +23,7 @@ from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.errors import BoundsError, KernelError, NeedleError
 from needle_core.spec import DTYPES, Device
 from needle_cuda_backend import libraries
+from needle_cuda_backend.backend import driver_of
 
 Array = npt.NDArray[Any]
 
@@ -348,7 +349,7 @@ def test_too_much_memory_is_told_with_how_much(place: Place) -> None:
 
 
 def test_memory_is_given_back(place: Place) -> None:
-    driver = place.device.backend.driver(place.device)  # type: ignore[attr-defined]
+    driver = driver_of(place.device)
     x = ndl.ones((place.pick(4096, 16),) * 2, device=place.device)
 
     def work() -> float:

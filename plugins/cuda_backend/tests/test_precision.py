@@ -11,6 +11,7 @@ import pytest
 import needle_core as ndl
 from needle_core.spec import DType, Spec, bfloat16, float32, float64
 from needle_cuda_backend import convolution, linalg
+from needle_cuda_backend.backend import driver_of
 from needle_cuda_backend.recipe import Call
 
 
@@ -60,7 +61,7 @@ def test_a_compiled_function_is_captured_anew_for_another_precision(cuda: ndl.De
 
 def test_autocast_gives_the_library_half_precision(cuda: ndl.Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """And float32 comes back: so do gradients."""
-    driver: Any = cuda.backend.driver(cuda)  # type: ignore[attr-defined]
+    driver: Any = driver_of(cuda)
     seen: list[DType] = []
     prepare = driver.cublaslt.prepare
     monkeypatch.setattr(

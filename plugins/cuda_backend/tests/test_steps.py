@@ -14,6 +14,7 @@ from needle_core import nn
 from needle_core.benchmark.workloads import WORKLOADS
 from needle_core.errors import BoundsError, KernelError
 from needle_core.spec import Device
+from needle_cuda_backend.backend import driver_of
 
 STEPS = {"scaleadd": 10, "mlp": 5, "mlpresnet": 5, "resnet9": 3, "lstm": 3, "gpt": 3}
 
@@ -88,7 +89,7 @@ def test_a_replay_gives_the_bits_of_operations_one_by_one(
 
 
 def test_steps_are_captured_once_and_allocate_only_their_results(cuda: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = cuda.backend.driver(cuda)
+    driver = driver_of(cuda)
     captures: list[object] = []
     original = driver.captured
     monkeypatch.setattr(driver, "captured", lambda issue: captures.append(issue) or original(issue))
@@ -105,7 +106,7 @@ def test_steps_are_captured_once_and_allocate_only_their_results(cuda: Device, m
 
 
 def test_what_is_captured_may_not_allocate(cuda: Device) -> None:
-    driver = cuda.backend.driver(cuda)
+    driver = driver_of(cuda)
     with pytest.raises(KernelError, match="allocated while work is captured"):
         driver.captured(lambda: driver.allocate(4))
     driver.allocate(4)
@@ -183,7 +184,7 @@ def test_an_index_out_of_range_is_an_error_in_eager_calls(cuda: Device) -> None:
 
 
 def test_a_step_that_needs_too_much_memory_names_its_largest_values(cuda: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = cuda.backend.driver(cuda)
+    driver = driver_of(cuda)
     original = driver.allocate
 
     def scarce(nbytes: int) -> Any:
