@@ -95,8 +95,8 @@ def argsort(call: Call) -> Recipe:
         recipe.operations.append(
             launch_of(
                 call, "argsort_merge", "index", [(Place("input"), x.dtype), (before, int64), (y, int64)],
-                [outer * inner, size, inner, 1 << k], blocks_for(x.size), types=[stored(x.dtype)],
-                more=[str(call.attrs["descending"]).lower()], is_large=is_large(2 * x.size), number=Numbers(fixed=False),
+                [outer * inner, size, inner, 1 << k], blocks_for(x.size), is_large=is_large(2 * x.size),
+                types=[stored(x.dtype), str(call.attrs["descending"]).lower()], number=Numbers(fixed=False),
             )
         )  # fmt: skip
     return recipe

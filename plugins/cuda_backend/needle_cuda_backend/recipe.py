@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     body: str
     has_barriers: bool
     families: frozenset[str]
-    """Files beside prelude.cuh that its body needs: "rows" stands for kernels/rows.cuh."""
+    """Files beside prelude.cuh that its body needs: "index" stands for kernels/index.cuh."""
 
     @classmethod
     def named(cls, label: str, parameters: Sequence[str], body: str, has_barriers: bool = False, *families: str) -> Entry:

@@ -1,7 +1,7 @@
 """Launches of the function templates in kernels/: an entry is a call of one, for types, operands and sizes.
 
-Such a function takes a pointer for each operand, then sizes, then what else there is. Its first template argument is the type
-of indices.
+Such a function takes a pointer for each operand, then sizes, then where to note a failure. Its first template argument is the
+type of indices.
 """
 
 from __future__ import annotations
@@ -32,20 +32,16 @@ def launch_of(
     block: Sizes = (THREADS, 1, 1),
     *,
     types: Sequence[object] = (),
-    more: Sequence[str] = (),
     is_large: bool = False,
     has_barriers: bool = False,
     can_fail: bool = False,
     number: Numbers | None = None,
 ) -> Launch:
-    """The launch of a function template; its operands' elements are counted in 64 bits if there are that many.
-
-    `more` are arguments that stand in the source as they are; if they have sizes, these are counted by `number`.
-    """
+    """The launch of a function template; its operands' elements are counted in 64 bits if there are that many."""
     number = number or Numbers(call.fixed)
     names = [f"p{i}" for i in range(len(operands))]
     parameters = [f"{_pointer(place, kind)}{name}" for (place, kind), name in zip(operands, names, strict=True)]
-    arguments = ", ".join([*names, *map(number, sizes), *more, *(["Failure{flag, int(mark)}"] if can_fail else [])])
+    arguments = ", ".join([*names, *map(number, sizes), *(["Failure{flag, int(mark)}"] if can_fail else [])])
     template = ", ".join(["Index", *map(str, types)])
     body = f"using Index = {'int64' if is_large else 'int'};\n{function}<{template}>({arguments});"
     failing = ["int* flag", "int64 mark"] if can_fail else []

@@ -101,17 +101,17 @@ __device__ inline void name_places(const I* indices, int64* places, Index size, 
 
 // -- sorting -----------------------------------------------------------------------------------------------------------------
 
-template <class A>
-__device__ inline bool goes_before(A a, A b, bool descending) {
-  const A low = descending ? b : a, high = descending ? a : b;
+template <bool DESCENDING, class A>
+__device__ inline bool goes_before(A a, A b) {
+  const A low = DESCENDING ? b : a, high = DESCENDING ? a : b;
   return low < high || (high != high && low == low);  // nan is the greatest
 }
 
 // Runs of `width` places in order become runs of twice that: each place goes behind what comes before it in both. What runs of
 // one place would name is not read.
-template <class Index, class T>
-__device__ inline void argsort_merge(const T* x, const int64* from, int64* y, Index lines, Index size, Index inner, Index width,
-                                     bool descending) {
+template <class Index, class T, bool DESCENDING>
+__device__ inline void argsort_merge(const T* x, const int64* from, int64* y, Index lines, Index size, Index inner,
+                                     Index width) {
   const Index place = Index(blockIdx.x) * blockDim.x + threadIdx.x;
   if (place >= lines * size) return;
   const Index start = place / (size * inner) * size * inner + place % inner, i = place / inner % size;
@@ -125,7 +125,7 @@ __device__ inline void argsort_merge(const T* x, const int64* from, int64* y, In
   Index low = first, high = right ? middle : end;
   while (low < high) {
     const Index half = low + (high - low) / 2;
-    const bool before = right ? !goes_before(mine, key(half), descending) : goes_before(key(half), mine, descending);
+    const bool before = right ? !goes_before<DESCENDING>(mine, key(half)) : goes_before<DESCENDING>(key(half), mine);
     low = before ? half + 1 : low;
     high = before ? high : half;
   }
