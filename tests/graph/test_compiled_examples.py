@@ -62,6 +62,7 @@ def executed(name: str, folder: Path, program: Callable[[str], ast.Module]) -> t
         patch.setenv("NEEDLE_FALLBACK", "allow")  # for own_op
         patch.setattr(sys, "argv", [path.name, *(option.format(folder=folder) for option in OPTIONS.get(name, ["{folder}"]))])
         patch.setattr(time, "perf_counter", lambda: 0.0)
+        patch.setattr(tracemalloc, "start", lambda: None)  # an example never stops it, and all that comes after would be slow
         patch.setattr(tracemalloc, "get_traced_memory", lambda: (0, 0))
         patch.setitem(sys.modules, "__main__", module)
         exec(compile(program(path.read_text()), str(path), "exec"), vars(module))
