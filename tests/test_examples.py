@@ -64,6 +64,7 @@ def run_example(name: str, folder: Path, *arguments: str) -> Run:
     return Run(names, text.getvalue(), folder)
 
 
+@pytest.mark.once  # tests/graph/test_compiled_examples.py runs all of them on every device
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
 def test_every_example_runs_and_prints(name: str, example: Callable[[str], Run]) -> None:
     assert example(name).text
