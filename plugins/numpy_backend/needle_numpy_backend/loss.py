@@ -14,7 +14,8 @@ def cross_entropy(x: Array, labels: Array, *, reduction: str) -> Array:
     wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
     rows, places = wide.reshape(-1, x.shape[-1]), labels.reshape(-1)
     low = rows - rows.max(1, keepdims=True)
-    losses = np.log(np.exp(low).sum(1)) - low[np.arange(len(places)), places]
+    named = low[np.arange(len(places)), places]
+    losses = np.log(np.exp(low, out=low).sum(1)) - named
     if reduction == "none":
         return losses.reshape(labels.shape).astype(x.dtype, copy=False)
     total = losses.sum()
