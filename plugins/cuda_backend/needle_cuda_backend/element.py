@@ -180,6 +180,7 @@ class Element:
             return f"const {kind} r{i} = load({self.loads[i].at(element)});"
         if i not in self.instructions:
             value, _ = self.program.numbers[i - len(self.program.loads)]
+            # A count of elements, as a mean has, would make a source for each shape.
             is_count = not self.number.fixed and dtype.is_floating and 1 < value < 2**31 and value == int(value)
             return f"const {kind} r{i} = {f'{kind}({self.number(int(value))})' if is_count else literal(value, dtype)};"
         x = self.instructions[i]
