@@ -332,10 +332,10 @@ def _declarations_page() -> str:
 
 
 def _functions(home: ModuleType | type) -> list[FunctionType]:
-    """The public functions that a module or a class defines, in their order."""
+    """The public functions that a module or a class defines, in the order of their source."""
     module = home.__name__ if isinstance(home, ModuleType) else home.__module__
     found = (f for f in vars(home).values() if isinstance(f, FunctionType) and not f.__name__.startswith("_"))
-    return [f for f in found if f.__module__ == module]
+    return sorted((f for f in found if f.__module__ == module), key=lambda f: inspect.unwrap(f).__code__.co_firstlineno)
 
 
 def _table(head: str, rows: Sequence[tuple[str, ...]]) -> str:

@@ -164,6 +164,7 @@ def test_random_numbers_are_those_of_numpy() -> None:
 
 def test_it_is_never_the_default_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NEEDLE_DEVICE", raising=False)
+    ndl.set_default_device(None)
     assert "loopback" not in str(default_device_reason())
     monkeypatch.setenv("NEEDLE_DEVICE", "loopback:1")
     assert default_device_reason() == ("loopback:1", "NEEDLE_DEVICE says so")
